@@ -1,0 +1,77 @@
+"""The storage port: bytes by path, whatever holds them.
+
+A path is relative to the storage's root, with ``/`` between its parts. An implementation never interprets
+the content. Every implementation passes the contract suite in tests/contracts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+Chunks = Iterable[bytes | bytearray | memoryview]
+"""Content to write, in order; nothing is joined in memory."""
+
+
+class Missing(Exception):
+    """There is no object at the path."""
+
+
+class Info(NamedTuple):
+    """What a storage knows of one object: its size in bytes and the time it was last written (epoch seconds)."""
+
+    size: int
+    modified: float
+
+
+class Storage(ABC):
+    """Bytes by path below one root."""
+
+    name: str
+    """The name in the registry: ``local``, ``memory``, ``s3``."""
+    root: str
+    """Where it is, as the user would write it: a folder or a URL."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return the whole object. Raises `Missing`."""
+
+    @abstractmethod
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` (fewer only past the end). Raises `Missing`."""
+
+    @abstractmethod
+    def info(self, path: str) -> Info | None:
+        """Return size and time of an object, or None where there is none."""
+
+    @abstractmethod
+    def create(self, path: str, content: Chunks) -> bool:
+        """Write an object if there is none at the path.
+
+        Returns
+        -------
+        bool
+            True if this call made it; False if there was one already, which then is left as it was. A reader
+            never sees part of an object, and of several writers exactly one is told True.
+        """
+
+    @abstractmethod
+    def replace(self, path: str, content: Chunks) -> None:
+        """Write an object whole, in the place of any that was there."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+
+    @abstractmethod
+    def children(self, path: str) -> Iterator[str]:
+        """Yield the names directly below a path, folders and objects alike, in no order."""
+
+    @abstractmethod
+    def touch(self, path: str) -> bool:
+        """Refresh the time of an object, so that a sweep spares it; False where there is none."""
+
+    def local_path(self, path: str) -> str | None:
+        """Return the file that holds the object, where it is one on this machine (to map it into memory)."""
+        return None

@@ -1,0 +1,128 @@
+"""What the metadata store keeps: an index of runs and tasks that can be rebuilt from the datastore.
+
+The records are the wire format too: `to_json` and `from_json` are plain dictionaries of plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+State = Literal["pending", "running", "succeeded", "failed", "cancelled", "lost"]
+STATES: tuple[State, ...] = ("pending", "running", "succeeded", "failed", "cancelled", "lost")
+FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+"""States that do not change any more; ``lost`` is not among them, since a run can be taken over."""
+
+_Record = TypeVar("_Record", bound="_Json")
+
+
+class _Json:
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        out: dict[str, Any] = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            out[entry.name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @classmethod
+    def from_json(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord(_Json):
+    """One run.
+
+    Parameters
+    ----------
+    flow, run : str
+        The flow's name and the run's id (a number as text, or ``<target>-<execution>``).
+    user : str
+        Who started it.
+    state : str
+        One of `STATES`, as last written by the run's owner; readers derive ``lost`` (see `MetadataStore`).
+    reason : str or None
+        Why it ended as it did, one line.
+    created, finished, heartbeat : float
+        Seconds since the epoch; `finished` is None while it runs.
+    tags, system_tags : tuple of str
+        Sorted.
+    origin : str or None
+        ``Flow/run`` that it resumed from.
+    host, boot_id, pid, process_start
+        The runtime's process: on the same host and boot, a process that is gone tells more than a heartbeat.
+        `process_start` is the start time in clock ticks since boot (field 22 of ``/proc/<pid>/stat``).
+    """
+
+    flow: str
+    run: str
+    user: str
+    state: State
+    created: float
+    reason: str | None = None
+    finished: float | None = None
+    heartbeat: float | None = None
+    tags: tuple[str, ...] = ()
+    system_tags: tuple[str, ...] = ()
+    origin: str | None = None
+    host: str | None = None
+    boot_id: str | None = None
+    pid: int | None = None
+    process_start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord(_Json):
+    """One task: where its newest attempt stands.
+
+    Parameters
+    ----------
+    flow, run, step, task : str
+        The task; ``_parameters/0`` is the pseudo task with the run's parameters.
+    state, reason
+        As for a run.
+    attempt : int
+        The newest attempt, or the committed one.
+    started, finished : float or None
+        Of that attempt, in seconds since the epoch.
+    origin : str or None
+        ``Flow/run/step/task`` that it was cloned from.
+    """
+
+    flow: str
+    run: str
+    step: str
+    task: str
+    state: State
+    attempt: int = 0
+    started: float | None = None
+    finished: float | None = None
+    reason: str | None = None
+    origin: str | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord(_Json):
+    """One step of a run, with its tasks counted by state."""
+
+    flow: str
+    run: str
+    step: str
+    created: float
+    finished: float | None
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRecord(_Json):
+    """One flow: its name and the time of its first run."""
+
+    flow: str
+    created: float

@@ -1,0 +1,112 @@
+"""The metadata port: runs and tasks, written in batches and listed with filters.
+
+The datastore is the truth and this is an index of it. Writers hand over whole batches, which become one short
+transaction. Readers never see ``running`` for a run whose owner is known to be gone: `runs` and `run` derive
+``lost`` (see `flowkit.metadata.liveness`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowkit.metadata.records import FlowRecord, RunRecord, StepRecord, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; what is None does not filter.
+
+    Parameters
+    ----------
+    status : str
+        One of `flowkit.metadata.records.STATES`.
+    since, until : float
+        Bounds of the time of creation, in seconds since the epoch: ``since <= created < until``.
+    user : str
+        Who started the run.
+    tags : tuple of str
+        All of which the run must have, as user or system tags.
+    before : str
+        Only runs older than this run id: the cursor of the next page.
+    limit : int
+        At most so many, newest first.
+    """
+
+    status: str | None = None
+    since: float | None = None
+    until: float | None = None
+    user: str | None = None
+    tags: tuple[str, ...] = ()
+    before: str | None = None
+    limit: int | None = None
+
+
+class MetadataStore(ABC):
+    """An index of the runs below one datastore root."""
+
+    name: str
+    """The name in the registry: ``local``, ``service``."""
+
+    @abstractmethod
+    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+        """Insert or update records in one transaction.
+
+        A record replaces the one with the same identity. A task that has reached a final state is not taken back
+        by an older attempt's record. Tags in a run's record count only when it is new: `change_tags` owns them.
+        """
+
+    @abstractmethod
+    def heartbeat(self, flow: str, run: str, when: float) -> None:
+        """Note that the owner of a run is alive."""
+
+    @abstractmethod
+    def flows(self, namespace: str | None = None) -> list[FlowRecord]:
+        """Return the flows that have runs (with that tag), newest first."""
+
+    @abstractmethod
+    def runs(self, flow: str, which: RunFilter) -> list[RunRecord]:
+        """Return runs of a flow, newest first."""
+
+    @abstractmethod
+    def run(self, flow: str, run: str) -> RunRecord | None:
+        """Return one run."""
+
+    @abstractmethod
+    def steps(self, flow: str, run: str) -> list[StepRecord]:
+        """Return the steps of a run that have tasks, in the order in which they began."""
+
+    @abstractmethod
+    def tasks(
+        self,
+        flow: str,
+        run: str,
+        step: str | None = None,
+        *,
+        status: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[TaskRecord]:
+        """Return tasks, in the order in which they began; `after` is the id of the last one of the page before."""
+
+    @abstractmethod
+    def task(self, flow: str, run: str, step: str, task: str) -> TaskRecord | None:
+        """Return one task."""
+
+    @abstractmethod
+    def change_tags(self, flow: str, run: str, add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
+        """Remove, then add user tags at once, and return the new ones, sorted."""
+
+    @abstractmethod
+    def forget(self, flow: str, run: str | None = None) -> None:
+        """Drop the index of a run, or of a whole flow (the datastore is not touched)."""
+
+    @abstractmethod
+    def about(self) -> Mapping[str, Any]:
+        """Return what a user may want to know of the store: where it is, its version, how many runs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections; the store is not used afterwards."""

@@ -1,0 +1,104 @@
+"""Names to implementations, imported only when a name is asked for.
+
+Each kind of thing that can be plugged in has a table from its name to ``module:attribute`` and the extra that
+brings its dependencies. Entry points of installed packages (group ``flowkit.<kind>``) are looked at only for
+names that the table does not know.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from flowkit.exceptions import MissingExtra, NotFound, UsageError, did_you_mean
+
+
+class Entry(NamedTuple):
+    """Where an implementation is, and which extra installs what it needs."""
+
+    target: str
+    extra: str | None = None
+
+
+TABLES: dict[str, dict[str, Entry]] = {
+    "decorators": {
+        "retry": Entry("flowkit.decorators.retry:Retry"),
+        "catch": Entry("flowkit.decorators.catch:Catch"),
+        "timeout": Entry("flowkit.decorators.timeout:Timeout"),
+        "environment": Entry("flowkit.decorators.environment:Environment"),
+        "resources": Entry("flowkit.decorators.resources:Resources"),
+        "secrets": Entry("flowkit.decorators.secrets:Secrets"),
+        "parallel": Entry("flowkit.decorators.parallel:Parallel"),
+    },
+    "flow_decorators": {
+        "project": Entry("flowkit.decorators.project:Project"),
+        "schedule": Entry("flowkit.decorators.schedule:Schedule"),
+        "trigger": Entry("flowkit.decorators.trigger:Trigger"),
+        "trigger_on_finish": Entry("flowkit.decorators.trigger:TriggerOnFinish"),
+        "exit_hook": Entry("flowkit.decorators.exit_hook:ExitHook"),
+    },
+    "secrets": {
+        "inline": Entry("flowkit.decorators.secrets:InlineSecrets"),
+    },
+    "storages": {
+        "local": Entry("flowkit.datastore.local:LocalStorage"),
+        "memory": Entry("flowkit.datastore.memory:MemoryStorage"),
+    },
+    "codecs": {
+        "arrow": Entry("flowkit.datastore.arrow:ArrowCodec", "arrow"),
+    },
+    "metadata": {
+        "local": Entry("flowkit.metadata.sqlite:SqliteMetadata"),
+    },
+    "executors": {
+        "local": Entry("flowkit.runtime.local:LocalExecutor"),
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every name of a kind: the built-in ones and those of installed packages."""
+    return sorted({*TABLES.get(kind, {}), *_entry_points(kind)})
+
+
+def load(kind: str, name: str) -> Any:
+    """Import and return the implementation of a name.
+
+    Raises
+    ------
+    NotFound
+        If nothing has the name; the hint gives the nearest one.
+    MissingExtra
+        If a dependency of it is not installed; the hint says what to install.
+    """
+    entry = TABLES.get(kind, {}).get(name)
+    if entry is None:
+        point = _entry_points(kind).get(name)
+        if point is None:
+            known = names(kind)
+            label = kind.rstrip("s").replace("_", " ")
+            hint = did_you_mean(name, known) or f"known: {', '.join(known)}"
+            raise NotFound(f"there is no {label} called '{name}'", hint)
+        try:
+            return point.load()
+        except Exception as error:
+            raise UsageError(
+                f"the plugin '{name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+                "reinstall or remove the package that brings it",
+            ) from error
+    module, _, attribute = entry.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        if entry.extra is None:
+            raise
+        raise MissingExtra(
+            f"'{name}' needs a package that is not installed: {error.name}",
+            f"pip install 'flowkit[{entry.extra}]'",
+        ) from error
+
+
+def _entry_points(kind: str) -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=f"flowkit.{kind}")}

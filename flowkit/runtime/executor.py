@@ -1,0 +1,89 @@
+"""The executor port: who carries launches out.
+
+An executor takes groups of launches and reports what happens to them as events. It decides nothing: retries,
+order and what follows are the scheduler's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flowkit.model.launch import Launch
+
+
+class Started(NamedTuple):
+    """A launch has a process (or a job) of its own now."""
+
+    launch: Launch
+    pid: int | None
+    when: float
+
+
+class Ended(NamedTuple):
+    """A launch is over.
+
+    Parameters
+    ----------
+    launch : Launch
+        Which one.
+    exit_status : int or None
+        What the process returned; negative for the signal that killed it; None where nobody knows.
+    when : float
+        Seconds since the epoch.
+    reason : str or None
+        What the executor knows beyond the status: ``timeout`` (killed by it at the deadline), ``cancelled``,
+        ``oom``, ``lost`` (server or machine gone).
+    """
+
+    launch: Launch
+    exit_status: int | None
+    when: float
+    reason: str | None = None
+
+
+class Output(NamedTuple):
+    """A line that a task wrote; `stream` is ``out`` or ``err``."""
+
+    launch: Launch
+    stream: str
+    text: str
+    when: float
+
+
+Event = Started | Ended | Output
+
+
+class Executor(ABC):
+    """Carries launches out."""
+
+    name: str
+
+    @abstractmethod
+    def capacity(self) -> int | None:
+        """How many more launches it takes now; None for any number. A gang counts as its number of nodes."""
+
+    @abstractmethod
+    def submit(self, launches: Sequence[Launch]) -> None:
+        """Start launches; what becomes of them is told by `poll`."""
+
+    @abstractmethod
+    def file_descriptors(self) -> Sequence[int]:
+        """Descriptors that turn readable when `poll` has something to tell."""
+
+    @abstractmethod
+    def poll(self) -> list[Event]:
+        """Return what has happened since the last call, without waiting; `Output` of a task precedes its `Ended`."""
+
+    @abstractmethod
+    def next_deadline(self) -> float | None:
+        """When `poll` must be called at the latest (epoch seconds), e.g. to kill a task at its timeout."""
+
+    @abstractmethod
+    def cancel(self, *, now: bool) -> None:
+        """End every launch: with a signal and a grace period, or at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop what the executor runs for itself, and leave no process behind."""

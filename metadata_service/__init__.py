@@ -1,0 +1,1 @@
+"""The metadata service (imported as ``flowkit.metadata_service``)."""

@@ -1,0 +1,1 @@
+"""Third-party systems: cloud storages, executors and deployers (imported as ``flowkit.plugins``)."""
