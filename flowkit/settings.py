@@ -1,0 +1,221 @@
+"""Every setting of flowkit, and the only place that reads the environment.
+
+A setting ``x`` is looked for in this order: the environment variable ``FLOWKIT_X``, the project file (the nearest
+``flowkit.toml``, or ``[tool.flowkit]`` in ``pyproject.toml``, from the working directory upwards), the user's file
+(``~/.config/flowkit/config.toml``, or ``config-<profile>.toml`` with ``FLOWKIT_PROFILE``), the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flowkit.exceptions import UsageError, did_you_mean
+
+PREFIX = "FLOWKIT_"
+PROJECT_FILE = "flowkit.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of this process.
+
+    Parameters
+    ----------
+    datastore : str, optional
+        The root of the datastore: a folder or a URL. Default: ``.flowkit`` found upward from the working directory,
+        else made there.
+    metadata : str, default "local"
+        The metadata store's name in the registry.
+    user : str, optional
+        Who runs things; default: the login name.
+    namespace : str, optional
+        The client's namespace; default ``user:<user>``.
+    decospecs : str
+        Decorators for every step of every run, as for ``--with``, separated by spaces.
+    max_workers : int, optional
+        Local processes at once; default: the number of CPUs, at least 4.
+    task_start : str, default "auto"
+        ``fork``, ``spawn`` or ``auto``: how local tasks start.
+    verify : str, default "always"
+        ``always``, ``stat`` or ``off``: whether loaded content is checked against its key.
+    durable : bool, default False
+        fsync every manifest and what it names.
+    tempdir : str, optional
+        Where ``current.tempdir`` is made; default: the system's folder for temporary files.
+    profile : str, optional
+        Which file of the user's settings is read.
+    """
+
+    datastore: str | None = None
+    metadata: str = "local"
+    user: str | None = None
+    namespace: str | None = None
+    decospecs: str = ""
+    max_workers: int | None = None
+    task_start: str = "auto"
+    verify: str = "always"
+    durable: bool = False
+    tempdir: str | None = None
+    profile: str | None = None
+
+
+_CHOICES = {"task_start": ("auto", "fork", "spawn"), "verify": ("always", "stat", "off")}
+_cached: Settings | None = None
+
+
+def settings(*, reload: bool = False) -> Settings:
+    """Return the settings, read once in a process.
+
+    Raises
+    ------
+    UsageError
+        If a settings file cannot be read, or a value has the wrong type.
+    """
+    global _cached
+    if _cached is None or reload:
+        values: dict[str, Any] = {}
+        for layer, origin in (user_file(), project_file(os.getcwd())):
+            values.update(_checked(layer, origin))
+        values.update(_checked(_from_environment(), "the environment"))
+        _cached = Settings(**values)
+    return _cached
+
+
+def environment() -> MutableMapping[str, str]:
+    """Return the process's environment variables (the real mapping: tasks change it)."""
+    return os.environ
+
+
+def variable(name: str) -> str | None:
+    """Return an environment variable by its whole name; None where it is not set."""
+    return os.environ.get(name)
+
+
+def user_name() -> str:
+    """Return who runs things: the setting ``user``, else the login name.
+
+    Root is a name like any other: containers run as root.
+    """
+    configured = settings().user
+    if configured:
+        return configured
+    for name in ("SUDO_USER", "LOGNAME", "USER", "USERNAME"):
+        value = os.environ.get(name)
+        if value:
+            return value
+    return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+
+
+def home() -> str:
+    """Return the folder of the user's settings: ``$FLOWKIT_HOME`` or ``~/.config/flowkit``."""
+    configured = os.environ.get("FLOWKIT_HOME")
+    if configured:
+        return configured
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(config, "flowkit")
+
+
+def user_file_path(profile: str | None = None) -> str:
+    """Return where the user's settings are kept, for a profile or the default one."""
+    profile = profile or os.environ.get("FLOWKIT_PROFILE")
+    if profile and not profile.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"'{profile}' is not a profile's name", "letters, digits, - and _ only")
+    return os.path.join(home(), f"config-{profile}.toml" if profile else "config.toml")
+
+
+def user_file() -> tuple[Mapping[str, Any], str]:
+    """Return what the user's file says, and its path."""
+    path = user_file_path()
+    return (_read_toml(path) if os.path.isfile(path) else {}), path
+
+
+def project_file(folder: str) -> tuple[Mapping[str, Any], str]:
+    """Return what the nearest project file says, from a folder upwards, and its path."""
+    while True:
+        path = os.path.join(folder, PROJECT_FILE)
+        if os.path.isfile(path):
+            return _read_toml(path), path
+        path = os.path.join(folder, "pyproject.toml")
+        if os.path.isfile(path) and _mentions_flowkit(path):
+            return _read_toml(path).get("tool", {}).get("flowkit", {}), path
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return {}, ""
+        folder = parent
+
+
+def foreign_variables() -> list[tuple[str, str]]:
+    """Return the ``METAFLOW_*`` variables that are set and mean something to flowkit under another name."""
+    known = {
+        "METAFLOW_DATASTORE_SYSROOT_LOCAL": "FLOWKIT_DATASTORE",
+        "METAFLOW_DATASTORE_SYSROOT_S3": "FLOWKIT_DATASTORE",
+        "METAFLOW_DEFAULT_METADATA": "FLOWKIT_METADATA",
+        "METAFLOW_USER": "FLOWKIT_USER",
+        "METAFLOW_PROFILE": "FLOWKIT_PROFILE",
+        "METAFLOW_HOME": "FLOWKIT_HOME",
+        "METAFLOW_DEFAULT_DECOSPECS": "FLOWKIT_DECOSPECS",
+        "METAFLOW_DECOSPECS": "FLOWKIT_DECOSPECS",
+        "METAFLOW_TEMPDIR": "FLOWKIT_TEMPDIR",
+        "METAFLOW_RUN_MAX_WORKERS": "FLOWKIT_MAX_WORKERS",
+    }
+    found = [(name, known[name]) for name in known if os.environ.get(name)]
+    found += [(n, PREFIX + n[9:]) for n in sorted(os.environ) if n.startswith("METAFLOW_RUN_") and n not in known]
+    return found
+
+
+def _from_environment() -> dict[str, Any]:
+    found = {}
+    for entry in fields(Settings):
+        text = os.environ.get(PREFIX + entry.name.upper())
+        if text:
+            found[entry.name] = text
+    return found
+
+
+def _checked(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    known = {entry.name for entry in fields(Settings)}
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"{origin}: there is no setting '{name}'", did_you_mean(name, known))
+        out[name] = _typed(name, value, origin)
+    return out
+
+
+def _typed(name: str, value: Any, origin: str) -> Any:
+    shown = PREFIX + name.upper() if origin == "the environment" else name
+    if name == "durable":
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            return str(value).lower() in ("1", "true", "yes", "on")
+        raise UsageError(f"{origin}: {shown} must be true or false, not {value!r}")
+    if name == "max_workers":
+        if str(value).isascii() and str(value).isdigit() and int(value) > 0:
+            return int(value)
+        raise UsageError(f"{origin}: {shown} must be a whole number above 0, not {value!r}")
+    if not isinstance(value, str):
+        raise UsageError(f"{origin}: {shown} must be text, not {value!r}")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise UsageError(f"{origin}: {shown} must be one of {', '.join(_CHOICES[name])}, not {value!r}")
+    return value
+
+
+def _mentions_flowkit(path: str) -> bool:
+    with open(path, "rb") as file:
+        return b"tool.flowkit" in file.read()
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the settings file {path} cannot be read: {error}", "mend or remove it") from error
