@@ -8,6 +8,7 @@ A setting ``x`` is looked for in this order: the environment variable ``FLOWKIT_
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -210,9 +211,9 @@ def _mentions_flowkit(path: str) -> bool:
 
 
 def _read_toml(path: str) -> dict[str, Any]:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         with open(path, "rb") as file:
