@@ -10,12 +10,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from flowkit.exceptions import StoreError
+
 Chunks = Iterable[bytes | bytearray | memoryview]
 """Content to write, in order; nothing is joined in memory."""
 
 
 class Missing(Exception):
     """There is no object at the path."""
+
+
+def check_path(path: str) -> str:
+    """Return the path if it stays below a storage's root.
+
+    Raises
+    ------
+    StoreError
+        If it is empty or absolute, or a part of it is empty, ``.`` or ``..``, or it holds a backslash, a colon in its
+        first part or a control character: nothing that any operating system could understand as leaving the root.
+    """
+    if not path or path[0] == "/" or not path.isprintable() or "\\" in path:
+        raise StoreError(f"{path!r} is not a path in a datastore")
+    parts = path.split("/")
+    if "" in parts or "." in parts or ".." in parts or ":" in parts[0]:
+        raise StoreError(f"{path!r} is not a path in a datastore")
+    return path
 
 
 class Info(NamedTuple):
@@ -66,7 +85,7 @@ class Storage(ABC):
 
     @abstractmethod
     def children(self, path: str) -> Iterator[str]:
-        """Yield the names directly below a path, folders and objects alike, in no order."""
+        """Yield the names directly below a path, folders and objects alike, in no order; the root is ``""``."""
 
     @abstractmethod
     def touch(self, path: str) -> bool:

@@ -1,0 +1,117 @@
+"""Where everything is below a datastore's root: the only module that spells a path of the layout.
+
+Every part comes from outside (a pathspec, a class name, a database) and is checked, so that no path leaves the root.
+Names that begin with a dot are flowkit's own: no run, step or task can have one.
+"""
+
+from __future__ import annotations
+
+from flowkit.exceptions import DataError
+from flowkit.model.pathspec import check_part
+
+FLOWS = "flows"
+BLOBS = "blobs"
+LAST_RUN = ".last"
+"""Name of the hint object below a flow: the highest number claimed, give or take."""
+KEY_LENGTH = 64
+"""Length of a blob's key: BLAKE3 in hexadecimal."""
+_HEX = frozenset("0123456789abcdef")
+_checked: set[str] = set()
+
+
+def flow_folder(flow: str) -> str:
+    """Return the folder of a flow."""
+    return f"{FLOWS}/{_part(flow)}"
+
+
+def last_run_file(flow: str) -> str:
+    """Return the hint that saves listing a flow's runs."""
+    return f"{FLOWS}/{_part(flow)}/{LAST_RUN}"
+
+
+def run_folder(flow: str, run: str) -> str:
+    """Return the folder of a run."""
+    return f"{FLOWS}/{_part(flow)}/{_part(run)}"
+
+
+def run_file(flow: str, run: str) -> str:
+    """Return the object that claims a run's id."""
+    return f"{run_folder(flow, run)}/run.json"
+
+
+def end_file(flow: str, run: str) -> str:
+    """Return the object that says how a run ended."""
+    return f"{run_folder(flow, run)}/end.json"
+
+
+def tags_file(flow: str, run: str) -> str:
+    """Return the object with a run's user tags."""
+    return f"{run_folder(flow, run)}/tags.json"
+
+
+def lease_file(flow: str, run: str) -> str:
+    """Return the object that says who owns a run."""
+    return f"{run_folder(flow, run)}/lease.json"
+
+
+def tombstone_file(flow: str, run: str) -> str:
+    """Return the object that keeps a deleted run's number from being used again."""
+    return f"{run_folder(flow, run)}/deleted.json"
+
+
+def step_folder(flow: str, run: str, step: str) -> str:
+    """Return the folder of a step."""
+    return f"{FLOWS}/{_part(flow)}/{_part(run)}/{_part(step)}"
+
+
+def clones_file(flow: str, run: str, step: str) -> str:
+    """Return the object that lists the tasks of a step taken from the origin run."""
+    return f"{step_folder(flow, run, step)}/clones.json"
+
+
+def task_folder(flow: str, run: str, step: str, task: str) -> str:
+    """Return the folder of a task."""
+    return f"{FLOWS}/{_part(flow)}/{_part(run)}/{_part(step)}/{_part(task)}"
+
+
+def manifest_file(flow: str, run: str, step: str, task: str) -> str:
+    """Return the commit of a task."""
+    return f"{task_folder(flow, run, step, task)}/manifest.json"
+
+
+def attempt_folder(flow: str, run: str, step: str, task: str, attempt: int) -> str:
+    """Return the folder of one attempt."""
+    return f"{task_folder(flow, run, step, task)}/{int(attempt)}"
+
+
+def failed_file(flow: str, run: str, step: str, task: str, attempt: int) -> str:
+    """Return the object that says how an unsuccessful attempt ended."""
+    return f"{attempt_folder(flow, run, step, task, attempt)}/failed.json"
+
+
+def log_file(flow: str, run: str, step: str, task: str, attempt: int) -> str:
+    """Return the log of one attempt."""
+    return f"{attempt_folder(flow, run, step, task, attempt)}/log"
+
+
+def blob_file(key: str) -> str:
+    """Return where content is kept by its key.
+
+    Raises
+    ------
+    DataError
+        If the key is not one (a damaged or forged manifest).
+    """
+    if not isinstance(key, str) or len(key) != KEY_LENGTH or not _HEX.issuperset(key):
+        raise DataError(f"{key!r} is not the key of a blob", "the manifest that names it is damaged")
+    return f"{BLOBS}/{key[:2]}/{key}"
+
+
+def _part(part: str) -> str:
+    # A process names the same few parts again and again: a set is faster than the pattern.
+    if part not in _checked:
+        check_part(part)
+        if len(_checked) > 10_000:
+            _checked.clear()
+        _checked.add(part)
+    return part
