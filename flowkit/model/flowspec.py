@@ -24,6 +24,7 @@ class TaskBinding(Protocol):
 
     step_name: str
     step_names: frozenset[str]
+    is_join: bool
     constants: Mapping[str, Any]
 
     def load(self, name: str) -> Any:

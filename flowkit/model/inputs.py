@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowkit.exceptions import MergeConflict, MergeMissing, TaskError, did_you_mean
 from flowkit.model.manifest import Artifact
-
-if TYPE_CHECKING:
-    from flowkit.model.flowspec import FlowSpec
 
 
 class Inputs:
@@ -28,25 +25,25 @@ class Inputs:
         The first input of each step's name.
     """
 
-    def __init__(self, count: int, open_input: Callable[[int], FlowSpec], positions: Mapping[str, int]) -> None:
+    def __init__(self, count: int, open_input: Callable[[int], Any], positions: Mapping[str, int]) -> None:
         self._count = count
         self._open = open_input
         self._positions = positions
-        self._opened: dict[int, FlowSpec] = {}
+        self._opened: dict[int, Any] = {}
         self.length_read = False
 
     def __len__(self) -> int:
         self.length_read = True
         return self._count
 
-    def __iter__(self) -> Iterator[FlowSpec]:
+    def __iter__(self) -> Iterator[Any]:
         self.length_read = True
         for index in range(self._count):
             yield self[index]
 
-    def __getitem__(self, index: int) -> FlowSpec:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]  # type: ignore[return-value]
+            return [self[i] for i in range(*index.indices(self._count))]
         if not isinstance(index, int):
             raise TypeError(f"inputs[…] takes a number, not {type(index).__name__}: inputs.<step> takes a step's name")
         position = index + self._count if index < 0 else index
@@ -56,7 +53,7 @@ class Inputs:
             self._opened[position] = self._open(position)
         return self._opened[position]
 
-    def __getattr__(self, name: str) -> FlowSpec:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._positions:
@@ -75,7 +72,7 @@ class Inputs:
         )
 
 
-def merge(flow: FlowSpec, inputs: Iterable[FlowSpec], exclude: list[str], include: list[str]) -> None:
+def merge(flow: Any, inputs: Iterable[Any], exclude: list[str], include: list[str]) -> None:
     """Carry out `FlowSpec.merge_artifacts`."""
     binding = flow.__dict__.get("_binding")
     sources = list(inputs)
@@ -106,7 +103,7 @@ def merge(flow: FlowSpec, inputs: Iterable[FlowSpec], exclude: list[str], includ
 
 
 def _collect(
-    sources: list[FlowSpec], binding: Any, already: set[str], exclude: set[str], include: set[str]
+    sources: list[Any], binding: Any, already: set[str], exclude: set[str], include: set[str]
 ) -> tuple[dict[str, Artifact], set[str]]:
     found: dict[str, Artifact] = {}
     conflicts: set[str] = set()
@@ -122,7 +119,7 @@ def _collect(
     return found, conflicts
 
 
-def _artifacts(source: FlowSpec) -> Mapping[str, Artifact]:
+def _artifacts(source: Any) -> Mapping[str, Artifact]:
     binding = source.__dict__.get("_binding")
     if binding is None:
         raise TaskError("merge_artifacts takes the inputs of the join")
