@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowkit.model.graph import Graph
+from flowkit.exceptions import FlowInvalid, Location, Problem
+from flowkit.model.flowspec import FlowSpec
+from flowkit.model.graph import Graph, build_graph
+from flowkit.model.parameters import Parameter, duplicate_names
 
 
 @dataclass(slots=True)
@@ -54,3 +57,76 @@ class FlowDefinition:
     parameters: dict[str, Any]
     constants: dict[str, Any]
     decorators: list[Any]
+
+
+def define(cls: type[FlowSpec]) -> FlowDefinition:
+    """Gather what a flow's class says.
+
+    Parameters
+    ----------
+    cls : type
+        A subclass of FlowSpec; its base classes count, the nearest definition of a name wins.
+
+    Raises
+    ------
+    FlowInvalid
+        If two parameters have the same name (ignoring case), or a parameter the name of a step.
+    """
+    graph = build_graph(cls)
+    steps = {}
+    for name in graph.nodes:
+        function = getattr(cls, name)
+        steps[name] = StepDefinition(name, function, list(function.decorators))
+    attributes = _attributes(cls)
+    parameters = {name: value for name, value in attributes.items() if isinstance(value, Parameter)}
+    problems = [
+        Problem(f"two parameters are called '{name}' (upper and lower case are the same)", _class_location(graph))
+        for name in duplicate_names(list(parameters.values()))
+    ]
+    problems += [
+        Problem(f"the parameter '{name}' has the name of something that every flow has", _class_location(graph))
+        for name in parameters
+        if hasattr(FlowSpec, name)
+    ]
+    if problems:
+        raise FlowInvalid(problems)
+    return FlowDefinition(
+        cls=cls,
+        name=cls.__name__,
+        file=graph.file,
+        graph=graph,
+        steps=steps,
+        parameters=parameters,
+        constants={name: value for name, value in attributes.items() if _is_constant(name, value)},
+        decorators=_flow_decorators(cls),
+    )
+
+
+def _attributes(cls: type) -> dict[str, Any]:
+    """What the classes of a flow define, base classes first, each name with its nearest value."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base is not FlowSpec and issubclass(base, FlowSpec) or (base is not object and base not in FlowSpec.__mro__):
+            found.update(vars(base))
+    return found
+
+
+def _is_constant(name: str, value: Any) -> bool:
+    if name.startswith("_") or callable(value) or isinstance(value, (Parameter, property, classmethod, staticmethod)):
+        return False
+    return not hasattr(type(value), "__get__") and type(value).__name__ != "module"
+
+
+def _flow_decorators(cls: type) -> list[Any]:
+    """The flow decorators of a class and its bases; the nearest one of a name wins unless it may be repeated."""
+    found: list[Any] = []
+    for base in cls.__mro__:
+        for decorator in vars(base).get("_flow_decorators", ()):
+            if decorator.multiple or all(item.name != decorator.name for item in found):
+                found.append(decorator)
+    return found
+
+
+def _class_location(graph: Graph) -> Location | None:
+    first = next(iter(graph.nodes.values()), None)
+    return Location(graph.file, first.location.line) if first else None

@@ -6,10 +6,11 @@ A flow object does nothing by itself: inside a task a *binding* stands behind it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, overload
 
-from flowkit.exceptions import TaskError
+from flowkit.exceptions import FlowkitError, TaskError
 from flowkit.model.inputs import Inputs, merge
 from flowkit.model.manifest import Artifact
 
@@ -238,3 +239,24 @@ def _names(given: Iterable[str], option: str) -> list[str]:
     if isinstance(given, str):
         raise TaskError(f"merge_artifacts({option}=…) takes a list of names, not the string '{given}'")
     return list(given)
+
+
+def _install_excepthook() -> None:
+    """Show a mistake in a flow's class body (a wrong decorator, a wrong parameter) without a traceback of ours.
+
+    Such errors are raised while the user's file is being imported, before any command could catch them. Raising
+    SystemExit in the hook gives the process the error's exit code.
+    """
+    previous = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if not isinstance(error, FlowkitError):
+            previous(kind, error, traceback)
+            return
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code)
+
+    sys.excepthook = show
+
+
+_install_excepthook()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from flowkit.exceptions import UsageError, did_you_mean
+from flowkit.exceptions import Location, UsageError, did_you_mean
 
 RESERVED = frozenset(
     {
@@ -102,13 +103,7 @@ class Parameter:
         separator: str | None = None,
         **unknown: Any,
     ) -> None:
-        _check_name(name)
-        if unknown:
-            options = ["default", "type", "help", "required", "show_default", "separator"]
-            first = next(iter(unknown))
-            raise UsageError(f"Parameter('{name}') has no option '{first}'", did_you_mean(first, options))
-        if isinstance(default, Parameter):
-            raise UsageError(f"Parameter('{name}'): another parameter cannot be its default")
+        self.location = _caller()
         self.name = name
         self.attribute = name
         self.default = default
@@ -117,8 +112,22 @@ class Parameter:
         self.show_default = show_default
         self.separator = separator
         self.type = _infer(default) if type is None else type
-        if separator is not None and self.type not in (str, None):
-            raise UsageError(f"Parameter('{name}'): a separator goes with type=str only")
+        try:
+            self._check(unknown)
+        except UsageError as error:
+            error.where = self.location
+            raise
+
+    def _check(self, unknown: dict[str, Any]) -> None:
+        _check_name(self.name)
+        if unknown:
+            options = ["default", "type", "help", "required", "show_default", "separator"]
+            first = next(iter(unknown))
+            raise UsageError(f"Parameter('{self.name}') has no option '{first}'", did_you_mean(first, options))
+        if isinstance(self.default, Parameter):
+            raise UsageError(f"Parameter('{self.name}'): another parameter cannot be its default")
+        if self.separator is not None and self.type is not str:
+            raise UsageError(f"Parameter('{self.name}'): a separator goes with type=str only")
         self._check_default()
 
     def __set_name__(self, owner: Any, attribute: str) -> None:
@@ -269,6 +278,14 @@ def duplicate_names(parameters: Sequence[Parameter]) -> list[str]:
             doubled.append(parameter.name)
         seen.add(name)
     return doubled
+
+
+def _caller() -> Location:
+    """Where the user's code makes the parameter: the first frame outside of this package."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("flowkit."):
+        frame = frame.f_back
+    return Location(frame.f_code.co_filename, frame.f_lineno)
 
 
 def _check_name(name: str) -> None:
