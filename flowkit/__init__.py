@@ -1,1 +1,147 @@
-"""flowkit: run flows on the laptop and in the cloud, keep every artifact, resume what failed."""
+"""flowkit: run Python flows on the laptop and in the cloud, keep every artifact, resume what failed.
+
+The front page: the public names, each imported when it is first asked for, so that ``import flowkit`` costs next
+to nothing. Nothing inside flowkit imports from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowkit import exceptions as exceptions
+    from flowkit.client.namespace import (
+        default_metadata,
+        default_namespace,
+        get_metadata,
+        get_namespace,
+        metadata,
+        namespace,
+    )
+    from flowkit.client.objects import DataArtifact, Flow, Flowkit, Run, Step, Task
+    from flowkit.context import current
+    from flowkit.decorators.catch import catch
+    from flowkit.decorators.environment import environment
+    from flowkit.decorators.exit_hook import exit_hook
+    from flowkit.decorators.parallel import parallel
+    from flowkit.decorators.project import project
+    from flowkit.decorators.resources import resources
+    from flowkit.decorators.retry import retry
+    from flowkit.decorators.schedule import schedule
+    from flowkit.decorators.secrets import secrets
+    from flowkit.decorators.timeout import timeout
+    from flowkit.decorators.trigger import trigger, trigger_on_finish
+    from flowkit.exceptions import FlowkitError
+    from flowkit.model.flowspec import FlowSpec, step
+    from flowkit.model.include_file import IncludeFile
+    from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
+    from flowkit.version import __version__
+
+__all__ = [
+    "DataArtifact",
+    "Flow",
+    "FlowSpec",
+    "Flowkit",
+    "FlowkitError",
+    "IncludeFile",
+    "JSONType",
+    "JSONTypeClass",
+    "Parameter",
+    "Run",
+    "Step",
+    "Task",
+    "__version__",
+    "catch",
+    "current",
+    "default_metadata",
+    "default_namespace",
+    "environment",
+    "exceptions",
+    "exit_hook",
+    "get_metadata",
+    "get_namespace",
+    "metadata",
+    "namespace",
+    "parallel",
+    "project",
+    "resources",
+    "retry",
+    "schedule",
+    "secrets",
+    "step",
+    "timeout",
+    "trigger",
+    "trigger_on_finish",
+]
+
+_HOMES: dict[str, str] = {
+    "FlowSpec": "flowkit.model.flowspec",
+    "step": "flowkit.model.flowspec",
+    "Parameter": "flowkit.model.parameters",
+    "JSONType": "flowkit.model.parameters",
+    "JSONTypeClass": "flowkit.model.parameters",
+    "IncludeFile": "flowkit.model.include_file",
+    "current": "flowkit.context",
+    "catch": "flowkit.decorators.catch",
+    "environment": "flowkit.decorators.environment",
+    "exit_hook": "flowkit.decorators.exit_hook",
+    "parallel": "flowkit.decorators.parallel",
+    "project": "flowkit.decorators.project",
+    "resources": "flowkit.decorators.resources",
+    "retry": "flowkit.decorators.retry",
+    "schedule": "flowkit.decorators.schedule",
+    "secrets": "flowkit.decorators.secrets",
+    "timeout": "flowkit.decorators.timeout",
+    "trigger": "flowkit.decorators.trigger",
+    "trigger_on_finish": "flowkit.decorators.trigger",
+    "Flowkit": "flowkit.client.objects",
+    "Flow": "flowkit.client.objects",
+    "Run": "flowkit.client.objects",
+    "Step": "flowkit.client.objects",
+    "Task": "flowkit.client.objects",
+    "DataArtifact": "flowkit.client.objects",
+    "namespace": "flowkit.client.namespace",
+    "get_namespace": "flowkit.client.namespace",
+    "default_namespace": "flowkit.client.namespace",
+    "metadata": "flowkit.client.namespace",
+    "get_metadata": "flowkit.client.namespace",
+    "default_metadata": "flowkit.client.namespace",
+    "FlowkitError": "flowkit.exceptions",
+    "__version__": "flowkit.version",
+}
+"""Where each public name lives; a submodule that is public itself (`exceptions`) needs no entry."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module and keep what it holds, so that this is called once for each name."""
+    from importlib import import_module
+
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in __all__:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _FrontPage(ModuleType):
+    """A module on which the public name ``metadata`` cannot be covered by the folder of that name.
+
+    Importing ``flowkit.metadata.…`` binds the subpackage to its parent, as any import does; users mean the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontPage
