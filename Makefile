@@ -1,0 +1,89 @@
+# Everything is done in virtual environments inside this folder (.venv*); nothing on the machine is changed.
+# Needed: make, and Python 3.10 or later with venv.  Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= .venv-demo
+PYTEST_ARGS ?= -n auto --dist worksteal
+
+PACKAGED := flowkit plugins metadata_service tutorials
+SOURCES := $(shell find $(PACKAGED) -name .flowkit -prune -o -type f ! -name '*.py[co]' -print 2>/dev/null)
+DESCRIPTION := setup.cfg pyproject.toml MANIFEST.in README.md LICENSE
+
+# Stale modules in build/ would be packed again, so each build starts without it.
+BUILD_CLEAN = rm -rf build flowkit.egg-info
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The suite and the demo see only what is installed here.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help demo test check format lint types test-pythons bench clean
+
+help:
+	@echo "make demo          train digit classifiers on real data, and look at the result"
+	@echo "make test          run the whole test suite"
+	@echo "make check         formatting, lint, types, tests"
+	@echo "make format        rewrite the files as ruff formats them"
+	@echo "make test-pythons  run the suite on every Python from 3.10 to 3.13 that is found"
+	@echo "make bench         measure how long the usual things take"
+	@echo "make clean         remove the virtual environments and everything built"
+
+demo: $(DEMO)/package.stamp
+	$(DEMO)/bin/python tutorials/03-digits/flow.py run
+	@echo
+	@echo "To look at the result:"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py status        every run and how it ended"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py show          the steps of the flow"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py resume        run it again from where it broke"
+
+test: $(VENV)/package.stamp
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: lint types test
+
+format: $(VENV)/deps.stamp
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lint: $(VENV)/deps.stamp
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/package.stamp
+	$(VENV)/bin/mypy
+
+test-pythons:
+	@bash .ci/test-pythons
+
+bench: $(VENV)/package.stamp
+	$(VENV)/bin/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# One stamp for what the package needs, one for the package: a changed module is installed again in seconds.
+$(VENV)/venv.stamp $(DEMO)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "flowkit needs Python 3.10 or later: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "this Python cannot make virtual environments: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	@touch $@
+
+$(VENV)/deps.stamp: $(VENV)/venv.stamp setup.cfg pyproject.toml
+	@$(BUILD_CLEAN)
+	$(VENV)/bin/python -m pip install --quiet '.[dev,tutorials,arrow]'
+	@touch $@
+
+$(VENV)/package.stamp: $(VENV)/deps.stamp $(SOURCES) $(DESCRIPTION)
+	@$(BUILD_CLEAN)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	@$(BUILD_CLEAN)
+	@touch $@
+
+$(DEMO)/package.stamp: $(DEMO)/venv.stamp $(SOURCES) $(DESCRIPTION)
+	@$(BUILD_CLEAN)
+	$(DEMO)/bin/python -m pip install --quiet '.[tutorials]'
+	@$(BUILD_CLEAN)
+	@touch $@
