@@ -1,0 +1,393 @@
+"""One attempt of one task, the same wherever it runs: in a forked child, a fresh interpreter, a container.
+
+`run_attempt` opens the parents' manifests, builds ``self``, runs the step inside its decorators, stores what changed
+and writes the manifest last. What it returns is the exit status of the task's process: 0 when the task has a
+committed result, 1 when the attempt failed (then ``failed.json`` says how).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowkit import context
+from flowkit.datastore.artifacts import ArtifactReader, ArtifactSet, ArtifactWriter, save_pack
+from flowkit.datastore.blobs import Blobs
+from flowkit.datastore.manifests import read_failure, read_manifest, write_failure, write_manifest
+from flowkit.datastore.root import open_storage
+from flowkit.datastore.storage import Storage
+from flowkit.decorators.contract import TaskContext
+from flowkit.exceptions import DataError, FailureHandledByCatch, InvalidNext
+from flowkit.model.coordinates import Coordinates, TaskRef
+from flowkit.model.definition import FlowDefinition, StepDefinition
+from flowkit.model.graph import Node
+from flowkit.model.inputs import Inputs
+from flowkit.model.launch import Launch, spans_text
+from flowkit.model.manifest import Artifact, Manifest
+from flowkit.model.next import Next, read_next
+from flowkit.model.transition import Frame, Transition
+from flowkit.runtime.binding import Binding, Foreach, InputBinding
+from flowkit.runtime.failures import describe
+from flowkit.runtime.gang import node_coordinates, publish, stage, wait_for_nodes
+from flowkit.runtime.redaction import Redactor, close_lines
+
+PARAMETERS_STEP = "_parameters"
+"""The pseudo step whose one task holds the run's parameters, constants and settings."""
+
+
+def run_attempt(definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, node: int | None) -> int:
+    """Carry out one attempt in this process.
+
+    Parameters
+    ----------
+    definition : FlowDefinition
+        The flow.
+    config : mapping
+        What holds for the whole run (see `flowkit.runtime.runtime.task_config`): plain JSON values.
+    launch : Launch
+        What to do.
+    node : int or None
+        Which node of a gang this is; None for a plain task.
+
+    Returns
+    -------
+    int
+        0 if the task has a committed result (of this attempt or of an earlier one), else 1.
+    """
+    attempt = _Attempt(definition, config, launch, node)
+    try:
+        attempt.run()
+    except BaseException as error:
+        # The border of the user's code: whatever it raises, SystemExit included, is this attempt's failure.
+        attempt.fail(error)
+        return 1
+    finally:
+        close_lines()
+        context.current.leave()
+    return 0
+
+
+class _Attempt:
+    """The state of one attempt while it runs."""
+
+    def __init__(
+        self, definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, gang_node: int | None
+    ) -> None:
+        self.started = time.time()
+        self.definition = definition
+        self.config = config
+        self.launch = launch
+        self.gang_node = gang_node
+        self.step: StepDefinition = definition.steps[launch.step]
+        self.node: Node = definition.graph[launch.step]
+        self.flow_name: str = config["flow"]
+        self.run_id: str = config["run"]
+        self.coordinates = launch.coordinates if gang_node is None else node_coordinates(launch.coordinates, gang_node)
+        self.task = str(self.coordinates)
+        self.storage: Storage = open_storage(config["root"], create=False)
+        self.blobs = Blobs(self.storage)
+        self.reader = ArtifactReader(self.blobs)
+        self.writer = ArtifactWriter(self.blobs)
+        self.redactor = Redactor()
+        self.extra: dict[str, Any] = {}
+        self.input_reads: list[str] = []
+        self.inputs: Inputs | None = None
+
+    # -- the attempt ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the step and commit; raises what the step raised."""
+        parents = self._single_parent()
+        frames = self._frames(parents)
+        foreach = Foreach(frames, self.blobs)
+        inherited = self._inherited(parents)
+        binding = Binding(self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited), foreach)
+        flow = self.definition.cls.__new__(self.definition.cls)
+        object.__setattr__(flow, "_binding", binding)
+        if self.node.is_join:
+            self.inputs = self._open_inputs()
+        self._enter_context()
+        self._run_layers(flow, binding)
+        sys.stdout.flush()
+        self._commit(self._finish(flow, binding, frames))
+
+    def _run_layers(self, flow: Any, binding: Binding) -> None:
+        """Run the step inside its decorators, the first one written outermost."""
+        task = self._task_context(flow, binding)
+
+        def layer(index: int) -> None:
+            if index < len(self.step.decorators):
+                self.step.decorators[index].around(task, lambda: layer(index + 1))
+            else:
+                self._run_body(flow)
+
+        layer(0)
+        if binding.next is None and self.node.kind != "end":
+            raise InvalidNext(
+                f"step '{self.node.name}' ended without self.next",
+                "every step but the last ends in self.next(self.<step>)",
+                self.node.location,
+            )
+
+    def _run_body(self, flow: Any) -> None:
+        if self.launch.kind == "fallback":
+            raise FailureHandledByCatch(
+                f"the process of {self.launch.step}/{self.task} ended without a word: "
+                f"{self._last_failure().get('message', 'nobody knows how')}"
+            )
+        function = getattr(flow, self.step.name)
+        if self.node.is_join:
+            function(self.inputs)
+        else:
+            function()
+
+    def fail(self, error: BaseException) -> None:
+        """Record how the attempt ended and tell the task's log."""
+        failure = describe(
+            error, self.definition.file, attempt=self.launch.attempt, started=self.started, ended=time.time()
+        )
+        hidden = failure.from_json(self.redactor.json(failure.to_json())) if self.redactor.values else failure
+        if isinstance(error, KeyboardInterrupt):
+            hidden = type(hidden).from_json({**hidden.to_json(), "kind": "cancelled", "message": "interrupted"})
+        if hidden.traceback:
+            sys.stderr.write(hidden.traceback)
+        write_failure(self.storage, self.flow_name, self.run_id, self.launch.step, self.task, hidden)
+
+    # -- what goes in ---------------------------------------------------------------------------------------------
+
+    def _read(self, ref: TaskRef) -> Manifest:
+        manifest = read_manifest(self.storage, self.flow_name, self.run_id, ref.step, str(ref.coordinates))
+        if manifest is None:
+            raise DataError(
+                f"the result of {self.flow_name}/{self.run_id}/{ref} is missing or damaged",
+                f"run it again: python {os.path.basename(self.definition.file)} resume {ref.step} "
+                f"--origin-run-id {self.run_id}",
+            )
+        return manifest
+
+    def _parameters(self) -> Manifest:
+        return Manifest.from_json(self.config["parameters"])
+
+    def _single_parent(self) -> Manifest | None:
+        """The one task before this one; for a join the task that opened what it closes; None for the start."""
+        if self.node.is_join:
+            return self._read(self.launch.split) if self.launch.split is not None else None
+        first = next(self.launch.parent_refs(), None)
+        return None if first is None or first.step == PARAMETERS_STEP else self._read(first)
+
+    def _frames(self, parent: Manifest | None) -> tuple[Frame, ...]:
+        if parent is None:
+            return ()
+        if self.node.is_join:
+            return parent.frames
+        if parent.transition.kind in ("foreach", "parallel"):
+            made = parent.transition
+            index = self.coordinates.indices[-1]
+            return (*parent.frames, Frame(parent.step, made.variable, index, made.width or 0, made.pack))
+        return parent.frames
+
+    def _inherited(self, parent: Manifest | None) -> dict[str, Artifact]:
+        own = dict(self._parameters().artifacts)
+        return own if parent is None or self.node.is_join else {**own, **parent.artifacts}
+
+    def _open_inputs(self) -> Inputs:
+        refs = list(self.launch.parent_refs())
+        positions: dict[str, int] = {}
+        for position, ref in enumerate(refs):
+            positions.setdefault(ref.step, position)
+
+        def open_input(position: int) -> Any:
+            ref = refs[position]
+            manifest = self._read(ref)
+            artifacts = ArtifactSet(self.reader, self.writer, dict(manifest.artifacts))
+            flow = self.definition.cls.__new__(self.definition.cls)
+            foreach = Foreach(manifest.frames, self.blobs)
+            binding = InputBinding(
+                self.definition, ref.step, str(ref.coordinates), artifacts, foreach, self.input_reads
+            )
+            object.__setattr__(flow, "_binding", binding)
+            return flow
+
+        return Inputs(len(refs), open_input, positions)
+
+    def _last_failure(self) -> dict[str, Any]:
+        before = self.launch.attempt - 1
+        found = read_failure(self.storage, self.flow_name, self.run_id, self.launch.step, self.task, before)
+        return found.to_json() if found is not None else {}
+
+    def _enter_context(self) -> None:
+        config = self.config
+        run_path = f"{self.flow_name}/{self.run_id}"
+        pathspec = f"{run_path}/{self.launch.step}/{self.task}"
+        values: dict[str, Any] = {
+            "flow_name": self.flow_name,
+            "run_id": self.run_id,
+            "step_name": self.launch.step,
+            "task_id": self.task,
+            "retry_count": self.launch.attempt,
+            "origin_run_id": config.get("origin"),
+            "pathspec": pathspec,
+            "namespace": config.get("namespace"),
+            "username": config["user"],
+            "tags": frozenset(config.get("tags", ())),
+            "parameter_names": sorted(self.definition.parameters),
+            "graph": self.definition.graph,
+            "is_parallel": False,
+        }
+        for decorator in self.definition.decorators:
+            values.update(decorator.current())
+        lazy: dict[str, Callable[[], Any]] = {
+            "tempdir": _tempdir,
+            "run": lambda: _client("run", run_path),
+            "task": lambda: _client("task", pathspec),
+            "graph_info": lambda: config["parameters"]["extra"].get("graph"),
+        }
+        context.current.enter(values, lazy)
+
+    def _task_context(self, flow: Any, binding: Binding) -> TaskContext:
+        def set_transition(*targets: str) -> None:
+            if binding.next is None:
+                bound = tuple(getattr(flow, name) for name in targets)
+                binding.next = read_next(flow, self.node, self.definition.graph, bound, {})
+
+        gang = None
+        if self.gang_node is not None:
+            gang = {
+                "size": self.launch.gang,
+                "node": self.gang_node,
+                "control_task": str(self.launch.coordinates),
+                "main_ip": "127.0.0.1",
+            }
+        return TaskContext(
+            flow=flow,
+            inputs=self.inputs,
+            run=self.run_id,
+            step=self.launch.step,
+            task=self.task,
+            node=self.node,
+            attempt=self.launch.attempt,
+            retries=int(self.config.get("retries", {}).get(self.launch.step, 0)),
+            fallback=self.launch.kind == "fallback",
+            failure=self._last_failure() if self.launch.kind == "fallback" else None,
+            extra=self.extra,
+            redact=self.redactor.hide,
+            set_transition=set_transition,
+            gang=gang,
+        )
+
+    # -- what comes out -------------------------------------------------------------------------------------------
+
+    def _finish(self, flow: Any, binding: Binding, frames: tuple[Frame, ...]) -> Manifest:
+        values = {name: value for name, value in flow.__dict__.items() if name != "_binding"}
+        transition = self._transition(flow, binding.next)
+        artifacts = binding.set.finish(values, binding.deleted)
+        if self.redactor.values:
+            artifacts = {name: self._redacted(artifact) for name, artifact in artifacts.items()}
+        return Manifest(
+            flow=self.flow_name,
+            run=self.run_id,
+            step=self.launch.step,
+            task=self.task,
+            attempt=self.launch.attempt,
+            artifacts=artifacts,
+            transition=transition,
+            frames=frames,
+            parents=spans_text(self.launch.parents),
+            reads=self._reads(binding),
+            started=self.started,
+            ended=time.time(),
+            gang=self.launch.gang if self.gang_node == 0 else 0,
+            extra=self.redactor.json(self.extra) if self.redactor.values else self.extra,
+        )
+
+    def _transition(self, flow: Any, asked: Next | None) -> Transition:
+        if asked is None:
+            return Transition("end")
+        if asked.kind != "foreach":
+            return Transition(asked.kind, asked.targets, asked.width, asked.variable, asked.case)
+        variable = asked.variable or ""
+        try:
+            items = getattr(flow, variable)
+        except AttributeError:
+            raise InvalidNext(
+                f"step '{self.node.name}': foreach='{variable}', but self.{variable} is not set",
+                f"set self.{variable} before self.next",
+                self.node.next_location,
+            ) from None
+        try:
+            iter(items)
+        except TypeError:
+            raise InvalidNext(
+                f"step '{self.node.name}': foreach='{variable}', but self.{variable} is a {type(items).__name__}, "
+                "which cannot be iterated over",
+                "a foreach takes a list or anything else with items",
+                self.node.next_location,
+            ) from None
+        if iter(items) is items:
+            # A generator can be used up once only: from here on the artifact is the list of its items.
+            items = list(items)
+            object.__setattr__(flow, variable, items)
+        pack, width = save_pack(self.blobs, items)
+        return Transition("foreach", asked.targets, width, variable, None, pack)
+
+    def _redacted(self, artifact: Artifact) -> Artifact:
+        preview = self.redactor.json(artifact.preview)
+        return Artifact.from_json({**artifact.to_json(), "preview": preview})
+
+    def _reads(self, binding: Binding) -> dict[str, list[str]]:
+        reads = {
+            "artifacts": [*binding.set.reads, *sorted(binding.absent)],
+            "inputs": self.input_reads,
+            "parameters": sorted(binding.parameters_read),
+            "foreach": sorted(binding.foreach.reads),
+            "current": sorted(context.current.leave()),
+        }
+        if self.inputs is not None and self.inputs.length_read:
+            reads["foreach"].append("len(inputs)")
+        return {kind: names for kind, names in reads.items() if names}
+
+    def _commit(self, manifest: Manifest) -> None:
+        if self.gang_node is not None and self.gang_node > 0:
+            stage(self.storage, manifest)
+            return
+        if self.gang_node == 0:
+            control = str(self.launch.coordinates)
+            wait_for_nodes(
+                self.storage,
+                self.flow_name,
+                self.run_id,
+                self.launch.step,
+                control,
+                self.launch.attempt,
+                self.launch.gang,
+            )
+        if not write_manifest(self.storage, manifest):
+            sys.stderr.write("Another attempt of this task has committed its result already; this one is dropped.\n")
+            return
+        if manifest.gang:
+            publish(self.storage, manifest)
+
+
+def _tempdir() -> str:
+    from flowkit.settings import settings
+
+    configured = settings().tempdir
+    if configured:
+        return configured
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def _client(kind: str, pathspec: str) -> Any:
+    if context.client_factory is None:
+        raise AttributeError(f"current.{kind} needs the client, which this process does not have")
+    return context.client_factory(kind, pathspec)
+
+
+def task_coordinates(definition: FlowDefinition, step: str, task: str) -> Coordinates:
+    """Return the coordinates that a task id stands for in a step of the flow."""
+    return Coordinates.parse(task, definition.graph[step].depth)
