@@ -54,9 +54,9 @@ def lease_file(flow: str, run: str) -> str:
     return f"{run_folder(flow, run)}/lease.json"
 
 
-def tombstone_file(flow: str, run: str) -> str:
-    """Return the object that keeps a deleted run's number from being used again."""
-    return f"{run_folder(flow, run)}/deleted.json"
+def launches_folder(flow: str, run: str) -> str:
+    """Return the folder of what was submitted elsewhere (a plain name could be a step's)."""
+    return f"{run_folder(flow, run)}/.launches"
 
 
 def step_folder(flow: str, run: str, step: str) -> str:
