@@ -1,0 +1,199 @@
+"""Where the source of a flow's steps is, and what is wrong with how they are written down.
+
+Each file is parsed once; the functions are found by their first line, so that a flow of ten thousand steps costs one
+parse. `linecache` knows notebook cells and modules inside archives as well as files.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+from flowkit.exceptions import Location, Problem
+from flowkit.model.next_call import FunctionSource
+
+
+class StepSource(NamedTuple):
+    """The source of one step.
+
+    Parameters
+    ----------
+    function : ast node
+        The ``def``.
+    owner : ast.ClassDef or None
+        The class in whose body it stands.
+    """
+
+    function: FunctionSource
+    owner: ast.ClassDef | None
+
+
+def plain_function(value: Any) -> FunctionType | None:
+    """Return the function that the user wrote, below whatever `functools.wraps` put around it."""
+    seen: set[int] = set()
+    while hasattr(value, "__wrapped__") and id(value) not in seen:
+        seen.add(id(value))
+        value = value.__wrapped__
+    return value if isinstance(value, FunctionType) else None
+
+
+def find_sources(functions: Iterable[FunctionType]) -> dict[CodeType, StepSource]:
+    """Return the source of each function that has one.
+
+    Parameters
+    ----------
+    functions : iterable of function
+        From any number of files. Those whose source cannot be read, or has changed so that another function stands
+        in their place, are missing from the result.
+    """
+    by_file: dict[str, list[FunctionType]] = {}
+    for function in functions:
+        by_file.setdefault(function.__code__.co_filename, []).append(function)
+    found: dict[CodeType, StepSource] = {}
+    for file, members in by_file.items():
+        tree = _parse(file, members[0].__globals__)
+        if tree is None:
+            continue
+        wanted = sorted({function.__code__.co_firstlineno for function in members})
+        by_line = {_first_line(source.function): source for source in _functions(tree, wanted)}
+        for function in members:
+            source = by_line.get(function.__code__.co_firstlineno)
+            if source is not None and source.function.name == function.__code__.co_name:
+                found[function.__code__] = source
+    return found
+
+
+def _parse(file: str, module_globals: dict[str, Any]) -> ast.Module | None:
+    linecache.checkcache(file)
+    lines = linecache.getlines(file, module_globals)
+    try:
+        return ast.parse("".join(lines)) if lines else None
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _functions(tree: ast.Module, wanted: list[int]) -> Iterator[StepSource]:
+    """The functions that begin in one of the lines; only what contains such a line is looked into."""
+    from bisect import bisect_left
+
+    todo: list[tuple[list[ast.stmt], ast.ClassDef | None]] = [(tree.body, None)]
+    while todo:
+        body, owner = todo.pop()
+        for statement in body:
+            first, last = _first_line(statement), statement.end_lineno or statement.lineno
+            position = bisect_left(wanted, first)
+            if position == len(wanted) or wanted[position] > last:
+                continue
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield StepSource(statement, owner)
+            inner = statement if isinstance(statement, ast.ClassDef) else owner
+            todo.extend((block, inner) for block in _blocks(statement))
+
+
+def _blocks(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(statement, name, None)
+        if block:
+            yield block
+    for name in ("handlers", "cases"):
+        for part in getattr(statement, name, ()):
+            yield part.body
+
+
+def _first_line(statement: ast.stmt) -> int:
+    """The line that `co_firstlineno` tells: that of the first decorator, where there is one."""
+    decorators = getattr(statement, "decorator_list", None)
+    return decorators[0].lineno if decorators else statement.lineno
+
+
+# -- mistakes in the class body ------------------------------------------------------------------------------------
+
+
+def source_problems(sources: Iterable[tuple[FunctionType, StepSource]], decorators: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with how steps are written down, as far as only the source tells.
+
+    Parameters
+    ----------
+    sources : iterable of (function, StepSource)
+        The steps that were found.
+    decorators : mapping
+        By name, the step decorators that flowkit has of its own (only the names count).
+    """
+    problems: list[Problem] = []
+    owners: dict[int, tuple[str, ast.ClassDef]] = {}
+    for function, source in sources:
+        if source.owner is not None:
+            owners.setdefault(id(source.owner), (function.__code__.co_filename, source.owner))
+        problems.extend(_decorators_below_step(function, source.function, decorators))
+    for file, owner in owners.values():
+        problems.extend(_defined_twice(file, owner))
+    return problems
+
+
+def _defined_twice(file: str, owner: ast.ClassDef) -> Iterator[Problem]:
+    """Steps whose name is given again in the same class body: only the last one counts, silently."""
+    earlier: dict[str, ast.stmt] = {}
+    for statement in owner.body:
+        for name in _names_given(statement):
+            before = earlier.get(name)
+            if before is not None and (_is_step(before) or _is_step(statement)):
+                both = _is_step(before) and _is_step(statement)
+                what = f"the step '{name}' is defined twice" if both else f"'{name}' is a step and something else"
+                yield Problem(
+                    f"{what} in {owner.name}: in line {before.lineno} and in line {statement.lineno}",
+                    Location(file, statement.lineno),
+                    "only the last one counts: rename one of the two",
+                )
+            earlier[name] = statement
+
+
+def _names_given(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None and isinstance(statement.target, ast.Name):
+        return [statement.target.id]
+    return []
+
+
+def _is_step(statement: ast.stmt) -> bool:
+    return any(_decorator_name(item) == "step" for item in getattr(statement, "decorator_list", ()))
+
+
+def _decorator_name(decorator: ast.expr) -> str:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
+
+
+def _decorators_below_step(
+    function: FunctionType, source: FunctionSource, decorators: Mapping[str, Any]
+) -> Iterator[Problem]:
+    names = [_decorator_name(item) for item in source.decorator_list]
+    if "step" not in names:
+        return
+    first_below = names.index("step") + 1
+    for name, item in zip(names[first_below:], source.decorator_list[first_below:], strict=True):
+        if name in decorators and _is_ours(_resolve(item, function.__globals__)):
+            yield Problem(
+                f"@{name} stands below @step",
+                Location(function.__code__.co_filename, item.lineno),
+                f"@step comes last, right above def {source.name}: move @{name} above it",
+            )
+
+
+def _resolve(decorator: ast.expr, module_globals: dict[str, Any]) -> Any:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+        return getattr(module_globals.get(called.value.id), called.attr, None)
+    return module_globals.get(called.id) if isinstance(called, ast.Name) else None
+
+
+def _is_ours(value: Callable[..., Any] | None) -> bool:
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return isinstance(module, str) and module.startswith("flowkit.")
