@@ -6,8 +6,11 @@ like change the definition of one command and never the user's class.
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 from flowkit.exceptions import FlowInvalid, Location, Problem
@@ -106,7 +109,7 @@ def _attributes(cls: type) -> dict[str, Any]:
     """What the classes of a flow define, base classes first, each name with its nearest value."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        if base is not FlowSpec and issubclass(base, FlowSpec) or (base is not object and base not in FlowSpec.__mro__):
+        if base not in FlowSpec.__mro__:
             found.update(vars(base))
     return found
 
@@ -130,3 +133,37 @@ def _flow_decorators(cls: type) -> list[Any]:
 def _class_location(graph: Graph) -> Location | None:
     first = next(iter(graph.nodes.values()), None)
     return Location(graph.file, first.location.line) if first else None
+
+
+def code_fingerprint(function: Callable[..., Any]) -> str:
+    """Return a short text that changes when the code of a function does, and not when it merely moves in its file.
+
+    It is made of the compiled code, without line numbers, so fingerprints of different Python versions (the part before
+    the colon) cannot be compared.
+    """
+    plain = _unwrapped(function)
+    code = getattr(plain, "__code__", None)
+    check = 0 if code is None else _checksum(code, 0)
+    return f"{sys.version_info[0]}.{sys.version_info[1]}:{check:08x}"
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the innermost function behind ``__wrapped__``."""
+    for _ in range(100):
+        inner = getattr(function, "__wrapped__", None)
+        if inner is None:
+            break
+        function = inner
+    return function
+
+
+def _checksum(code: CodeType, check: int) -> int:
+    check = zlib.crc32(code.co_code, check)
+    check = zlib.crc32(repr((code.co_names, code.co_varnames, code.co_freevars)).encode(), check)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            check = _checksum(constant, check)
+        else:
+            text = repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)
+            check = zlib.crc32(text.encode("utf-8", "surrogatepass"), check)
+    return check

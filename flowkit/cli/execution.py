@@ -1,0 +1,234 @@
+"""Carrying out a run for ``run`` and ``resume``: options, processes, stores, the loop, the last words."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowkit.cli.parameters import parameter_options, read_given, with_defaults
+from flowkit.cli.session import Session
+from flowkit.exceptions import UsageError
+from flowkit.settings import settings
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+    from flowkit.runtime.local import LocalExecutor
+    from flowkit.runtime.resume import Plan
+    from flowkit.runtime.runtime import Runtime
+
+
+def run_options(session: Session) -> list[click.Parameter]:
+    """Return the options that ``run`` and ``resume`` share: those of the run, then the flow's parameters."""
+    at_least = click.IntRange(min=1)
+    return [
+        click.Option(["--max-workers"], type=at_least, help="Local tasks at once. Default: the CPUs, at least 4."),
+        click.Option(["--max-num-splits"], type=at_least, default=10_000, show_default=True, help="Widest foreach."),
+        click.Option(
+            ["--max-log-size"], type=at_least, default=10, show_default=True, help="MB kept of each attempt's log."
+        ),
+        click.Option(["--with", "decospecs"], multiple=True, help="Give every step a decorator: name:attribute=value."),
+        click.Option(["--tag", "tags"], multiple=True, help="Tag the run; may be repeated."),
+        click.Option(["--namespace"], help="The namespace that the steps see."),
+        click.Option(["--run-id-file"], type=click.Path(dir_okay=False), help="Write the run id there."),
+        click.Option(["--runner-attribute-file"], type=click.Path(dir_okay=False), hidden=True),
+        click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
+        click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
+        click.Option(
+            ["--task-start"],
+            type=click.Choice(["auto", "fork", "spawn"]),
+            help="How tasks start: by fork, or as fresh interpreters. Default: fork where that is safe.",
+        ),
+        *parameter_options(session.definition.parameters.values()),
+    ]
+
+
+def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None) -> int:
+    """Start a run, carry it out, and return the exit code of the command.
+
+    Parameters
+    ----------
+    session : Session
+        The command's flow and stores.
+    options : dict
+        What `run_options` gave: the options of the run and the texts of parameters.
+    origin : flowkit.cli.resume.Origin, optional
+        What to resume.
+    """
+    started = time.time()
+    if options["fail_fast"] and options["keep_going"]:
+        raise UsageError("--fail-fast and --keep-going exclude each other")
+    session.prepare(tuple(options["decospecs"]))
+    tags = _checked_tags(options["tags"])
+    given = read_given(session.definition, options)
+    # Before any thread, store, connection or log file is there: what is forked now starts every task.
+    executor = _local_executor(session, options)
+    try:
+        storage = session.storage(create=True)
+        runtime = _begin(session, options, storage, executor, given, tags, origin)
+        state = runtime.run()
+    finally:
+        executor.close()
+    return _last_words(session, runtime, state, time.time() - started, options)
+
+
+def _begin(
+    session: Session,
+    options: dict[str, Any],
+    storage: Storage,
+    executor: LocalExecutor,
+    given: Mapping[str, Any],
+    tags: tuple[str, ...],
+    origin: Any,
+) -> Runtime:
+    """Claim the run, write its parameters and clones, and put the runtime together."""
+    from flowkit.metadata.records import TaskRecord
+    from flowkit.runtime.runtime import Runtime
+    from flowkit.runtime.scheduler import Scheduler
+    from flowkit.runtime.start import PARAMETERS, RunRequest, begin, policies, task_config
+
+    definition = session.definition
+    inherited = origin.parameters if origin is not None else {}
+    values = with_defaults(definition, given, inherited, session)
+    namespace = options["namespace"] if options["namespace"] is not None else settings().namespace
+    request = RunRequest(
+        user=session.user,
+        parameters=values,
+        tags=tags,
+        namespace=namespace or f"user:{session.user}",
+        decospecs=session.decospecs,
+        options=session.options,
+        origin=origin.pathspec if origin is not None else None,
+        rerun=origin.rerun if origin is not None else None,
+    )
+    store = session.metadata_store(storage)
+    run = begin(storage, definition, request)
+    plan: Plan | None = origin.plan if origin is not None else None
+    _write_run_id(options, definition.name, run.record.run, session)
+    session.console.run_started(definition.name, run.record.run, request.origin)
+    attempts = policies(definition)
+    scheduler = Scheduler(
+        definition.graph,
+        attempts,
+        on_failure="fail-fast" if options["fail_fast"] else "keep-going" if options["keep_going"] else "finish",
+        max_width=options["max_num_splits"],
+        clones=plan.transitions if plan is not None else None,
+    )
+    runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, session.console)
+    now = time.time()
+    runtime.add_records(
+        [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, run.parameters.started, now)]
+    )
+    if plan is not None:
+        from flowkit.runtime.clones import clone_records, write_clone_files
+
+        write_clone_files(storage, definition.name, run.record.run, plan)
+        runtime.add_records(clone_records(storage, definition.name, run.record.run, plan))
+        for step, tasks in plan.clones.items():
+            session.console.cloned(step, len(tasks))
+    config = task_config(storage, definition, run.parameters)
+    executor.configure({**config, **_executor_config(session, options, storage, run.record.run, attempts)})
+    for notice in executor.notices:
+        session.console.notice(notice)
+    return runtime
+
+
+def _executor_config(
+    session: Session, options: dict[str, Any], storage: Storage, run: str, attempts: Mapping[str, Any]
+) -> dict[str, Any]:
+    from flowkit.datastore.layout import run_folder
+    from flowkit.decorators.attach import executor_request
+
+    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
+    return {
+        "run_folder": storage.local_path(run_folder(session.definition.name, run)),
+        "max_workers": _workers(options),
+        "max_log_size": options["max_log_size"] * 1024 * 1024,
+        "fresh": {name: dict(request.environment) for name, request in requests.items() if request.fresh},
+        "timeouts": {name: item.timeout for name, item in attempts.items() if item.timeout is not None},
+    }
+
+
+def _local_executor(session: Session, options: dict[str, Any]) -> LocalExecutor:
+    from flowkit.runtime.local import LocalExecutor
+    from flowkit.runtime.task import run_attempt
+
+    return LocalExecutor.prepare(
+        functools.partial(run_attempt, session.definition),
+        task_start=options["task_start"] or settings().task_start,
+        spawn_command=functools.partial(_spawn_command, session),
+    )
+
+
+def _spawn_command(session: Session, run: str, root: str) -> list[str]:
+    """The command that runs one task in a fresh interpreter, up to the arguments of the launch."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    target = ["-m", spec.name] if spec is not None else [session.definition.file]
+    return [sys.executable, *target, "--quiet", "--datastore-root", root, "step"]
+
+
+def _workers(options: dict[str, Any]) -> int:
+    return options["max_workers"] or settings().max_workers or max(4, os.cpu_count() or 1)
+
+
+def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if not tags:
+        return ()
+    from flowkit.metadata.tags import check_tags
+
+    return tuple(check_tags(tags))
+
+
+def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session) -> None:
+    """Tell whoever waits for it which run this is, before the first task starts."""
+    import json
+
+    for option, text in (
+        ("run_id_file", run),
+        ("runner_attribute_file", json.dumps({"run_id": run, "flow_name": flow, "metadata": session.metadata})),
+    ):
+        path = options[option]
+        if path is None:
+            continue
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise UsageError(f"--{option.replace('_', '-')}: {path} cannot be written: {error.strerror}") from None
+
+
+def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, options: dict[str, Any]) -> int:
+    console, record = session.console, runtime.record
+    command = f"python {_script(session)} resume --origin-run-id {record.run}"
+    for decorator in session.definition.decorators:
+        decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state)
+    if state == "succeeded":
+        console.run_line(f"Done! ({seconds:.1f} s)")
+        return 0
+    if state == "cancelled":
+        console.run_line(f"Run {record.run} was {record.reason or 'cancelled'}.")
+        console.warn(f"Go on with:\n    {command}")
+        return 130
+    console.run_line("Workflow failed.")
+    console.flush()
+    for task, failure in runtime.outcome.failures[:5]:
+        where = f" ({failure.location})" if failure.location else ""
+        console.warn(f"\nTask {record.flow}/{record.run}/{task} failed{where}:")
+        body = failure.traceback or failure.message
+        console.warn("\n".join(f"    {line}" for line in body.rstrip().splitlines()))
+    more = len(runtime.outcome.failures) - 5
+    if more > 0:
+        console.warn(f"\n… and {more:,} more: python {_script(session)} status {record.run}")
+    for line in runtime.outcome.awaited:
+        console.warn(f"Because of that, {line}.")
+    console.warn(f"\nMend it, then go on from there:\n    {command}")
+    return 1
+
+
+def _script(session: Session) -> str:
+    return os.path.relpath(session.definition.file)

@@ -1,0 +1,124 @@
+"""What every command of a flow starts from: the flow, the top-level options, the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flowkit.cli.console import Console
+from flowkit.exceptions import FlowInvalid, StoreError
+from flowkit.model.definition import FlowDefinition
+from flowkit.settings import settings, user_name
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+    from flowkit.metadata.store import MetadataStore
+
+
+@dataclass(slots=True)
+class Session:
+    """One command of one flow.
+
+    Parameters
+    ----------
+    definition : FlowDefinition
+        The flow.
+    console : Console
+        Where to print.
+    root : str or None
+        ``--datastore-root``, else the setting, else None.
+    metadata : str
+        The metadata store's name.
+    decospecs : tuple of str
+        ``--with`` of the top level and of the settings.
+    options : dict
+        Values of the options that flow decorators add.
+    """
+
+    definition: FlowDefinition
+    console: Console
+    root: str | None = None
+    metadata: str = "local"
+    decospecs: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def storage(self, *, create: bool = False) -> Storage:
+        """Open the datastore.
+
+        Raises
+        ------
+        StoreError
+            If there is none and it is not to be made, or it does not work.
+        """
+        from flowkit.datastore.root import open_storage
+
+        return open_storage(self.root, create=create)
+
+    def metadata_store(self, storage: Storage) -> MetadataStore:
+        """Open the metadata store that belongs to a datastore."""
+        return open_metadata(self.metadata, storage, self.console)
+
+    def prepare(self, decospecs: tuple[str, ...] = ()) -> None:
+        """Attach ``--with`` decorators and validate the whole flow.
+
+        Raises
+        ------
+        FlowInvalid
+            With every problem of the graph and of the decorators.
+        """
+        from flowkit.decorators.attach import attach, configure_all
+        from flowkit.model.lint import lint
+
+        self.decospecs = tuple(dict.fromkeys((*self.decospecs, *decospecs)))
+        attach(self.definition, self.decospecs)
+        problems = lint(self.definition.graph)
+        problems += configure_all(self.definition, self.options)
+        if problems:
+            raise FlowInvalid(problems)
+
+    @property
+    def user(self) -> str:
+        """Who runs the command."""
+        return user_name()
+
+
+def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStore:
+    """Open a metadata store, and fill it from the datastore where it had to be made anew.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the registry.
+    storage : Storage
+        The datastore that it is the index of.
+    console : Console
+        Told when the index is rebuilt.
+    """
+    from flowkit.registry import load
+
+    store: Any = load("metadata", name)(storage.root)
+    if getattr(store, "fresh", False) and _has_runs(storage):
+        from flowkit.runtime.rebuild import rebuild
+
+        console.say("The metadata database is new: it is being filled from the datastore.")
+        rebuild(storage, store)
+    result: MetadataStore = store
+    return result
+
+
+def _has_runs(storage: Storage) -> bool:
+    try:
+        return next(iter(storage.children("flows")), None) is not None
+    except StoreError:
+        return False
+
+
+def default_decospecs() -> tuple[str, ...]:
+    """Return the decorators that the settings add to every step."""
+    return tuple(settings().decospecs.split())
+
+
+def decorator_options(definition: FlowDefinition) -> Mapping[str, Any]:
+    """Return the options that the flow's decorators add, by name."""
+    return {option.name: option for decorator in definition.decorators for option in decorator.options}

@@ -1,0 +1,86 @@
+"""``python flow.py step``: run one attempt of one task, in this process.
+
+The command that fresh interpreters, array jobs and pods run. Everything that holds for the whole run comes from the
+run's ``_parameters`` manifest; what coordinates cannot tell comes with the arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flowkit.cli.session import Session
+from flowkit.exceptions import NotFound, UsageError, did_you_mean
+
+
+def command(session: Session) -> click.Command:
+    """Make the command."""
+
+    def callback(**options: Any) -> int:
+        return _run_step(session, **options)
+
+    params: list[click.Parameter] = [
+        click.Argument(["name"]),
+        click.Argument(["task"]),
+        click.Option(["--run-id"], required=True),
+        click.Option(["--attempt"], type=click.IntRange(min=0), default=0),
+        click.Option(["--parents"], default="", help="step/task+length,…; @FILE reads it from a file."),
+        click.Option(["--split"], default=None, help="For a join: the task that opened what it closes."),
+        click.Option(["--kind"], type=click.Choice(["user", "fallback"]), default="user"),
+        click.Option(["--gang"], type=click.IntRange(min=0), default=0, help="Nodes of the gang."),
+        click.Option(["--node"], type=click.IntRange(min=0), default=None, help="Which node of the gang this is."),
+    ]
+    return click.Command("step", callback=callback, params=params, hidden=True, help="Run one task.")
+
+
+def _run_step(
+    session: Session,
+    name: str,
+    task: str,
+    run_id: str,
+    attempt: int,
+    parents: str,
+    split: str | None,
+    kind: Any,
+    gang: int,
+    node: int | None,
+) -> int:
+    from flowkit.datastore.manifests import read_manifest
+    from flowkit.model.coordinates import Coordinates, TaskRef
+    from flowkit.model.launch import Launch, parse_spans
+    from flowkit.runtime.start import PARAMETERS, task_config
+    from flowkit.runtime.task import run_attempt
+
+    graph = session.definition.graph
+    if name not in graph.nodes:
+        raise UsageError(f"{graph.flow} has no step '{name}'", did_you_mean(name, graph.nodes))
+    storage = session.storage()
+    manifest = read_manifest(storage, graph.flow, run_id, *PARAMETERS)
+    if manifest is None:
+        raise NotFound(f"there is no run {graph.flow}/{run_id} here", f"the datastore is {storage.root}")
+    # The run was started with these; whoever starts a single task of it need not repeat them.
+    session.options = {**session.options, **manifest.extra.get("options", {})}
+    session.prepare(tuple(manifest.extra.get("with", ())))
+    depths = graph.depths()
+    opener = parse_spans(split, depths)[0] if split else None
+    launch = Launch(
+        step=name,
+        coordinates=Coordinates.parse(task, depths[name]),
+        parents=parse_spans(_text(parents), depths),
+        split=TaskRef(opener.step, opener.first) if opener else None,
+        attempt=attempt,
+        kind=kind,
+        gang=gang,
+    )
+    return run_attempt(session.definition, task_config(storage, session.definition, manifest), launch, node)
+
+
+def _text(parents: str) -> str:
+    if not parents.startswith("@"):
+        return parents
+    try:
+        with open(parents[1:], encoding="ascii") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--parents: {parents[1:]} cannot be read: {error}") from None

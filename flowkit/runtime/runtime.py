@@ -1,0 +1,369 @@
+"""The loop between scheduler and executors: it carries decisions out and takes note of what happens.
+
+One thread. A turn of the loop waits until an executor has something to tell or something is due, reads the manifest
+of every task that ended (the manifest is the commit, not the exit status), tells the scheduler, writes the records
+of the turn in one transaction, and hands new launches to the executors.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flowkit.datastore import runs
+from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
+from flowkit.datastore.storage import Storage
+from flowkit.exceptions import StoreError
+from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
+from flowkit.metadata.records import RunRecord, TaskRecord
+from flowkit.metadata.store import MetadataStore
+from flowkit.model.coordinates import TaskRef
+from flowkit.model.launch import Launch
+from flowkit.model.manifest import Failure, Manifest
+from flowkit.runtime.decisions import Decision, Notice
+from flowkit.runtime.executor import Ended, Executor, Output, Started
+from flowkit.runtime.gang import node_coordinates, publish
+from flowkit.runtime.reporter import Reporter, RunFailure
+from flowkit.runtime.scheduler import Scheduler
+
+CANCEL_CHECK = 1.0
+"""Seconds between two looks for a request to cancel."""
+
+
+class Runtime:
+    """Runs one run to its end.
+
+    Parameters
+    ----------
+    storage : Storage
+        The datastore.
+    store : MetadataStore
+        The index of runs; where it does not work for a while, its records are kept and written later.
+    record : RunRecord
+        The run.
+    scheduler : Scheduler
+        Decides; not started yet.
+    executors : mapping of str to Executor
+        By name, every one that the scheduler asks for.
+    reporter : Reporter
+        Told what happens.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        store: MetadataStore,
+        record: RunRecord,
+        scheduler: Scheduler,
+        executors: Mapping[str, Executor],
+        reporter: Reporter,
+    ) -> None:
+        self.storage = storage
+        self.store = store
+        self.record = record
+        self.scheduler = scheduler
+        self.executors = executors
+        self.reporter = reporter
+        self.outcome = RunFailure()
+        self._records: list[RunRecord | TaskRecord] = []
+        self._store_works = True
+        self._signals: list[int] = []
+        self._stopping: str | None = None
+        self._beat_at = time.time() + HEARTBEAT_INTERVAL
+        self._look_at = time.time() + CANCEL_CHECK
+
+    def run(self) -> str:
+        """Run everything and return the run's final state."""
+        self._records.append(self.record)
+        wakeup = self._catch_signals()
+        try:
+            self._notices(self.scheduler.start())
+            while self.scheduler.state == "running":
+                self._launch()
+                self._flush()
+                self._wait(wakeup)
+                self._act_on_signals()
+                for executor in self.executors.values():
+                    for event in executor.poll():
+                        self._take_event(event)
+                if self.scheduler.should_cancel and self._stopping is None:
+                    self._stop("another task failed", now=False)
+                self._look_around()
+        finally:
+            self._release_signals(wakeup)
+        return self._end()
+
+    # -- one turn ---------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        now = time.time()
+        for name, executor in self.executors.items():
+            if not self.scheduler.waiting(name) and self.scheduler.next_wakeup(now) is None:
+                continue
+            room = executor.capacity()
+            if room is not None and room <= 0:
+                continue
+            launches = self.scheduler.take(name, room, now)
+            if launches:
+                executor.submit(launches)
+
+    def _wait(self, wakeup: int) -> None:
+        now = time.time()
+        due = [self._beat_at, self._look_at]
+        wake = self.scheduler.next_wakeup(now)
+        if wake is not None:
+            due.append(wake)
+        ready: list[int] = [wakeup]
+        for executor in self.executors.values():
+            deadline = executor.next_deadline()
+            if deadline is not None:
+                due.append(deadline)
+            ready += executor.file_descriptors()
+        poller = select.poll()
+        for descriptor in ready:
+            poller.register(descriptor, select.POLLIN)
+        # Rounded up: a deadline that is half a millisecond away must not make the loop spin.
+        for descriptor, _ in poller.poll(max(0, int((min(due) - now) * 1000) + 1)):
+            if descriptor == wakeup:
+                os.read(wakeup, 512)
+
+    def _take_event(self, event: Any) -> None:
+        if isinstance(event, Output):
+            self.reporter.line(event.launch.ref, event.stream, event.text, event.when)
+        elif isinstance(event, Started):
+            self._started(event)
+        elif isinstance(event, Ended):
+            self._ended(event)
+
+    def _look_around(self) -> None:
+        now = time.time()
+        if now >= self._beat_at:
+            self._beat_at = now + HEARTBEAT_INTERVAL
+            self._heartbeat(now)
+        if now >= self._look_at:
+            self._look_at = now + CANCEL_CHECK
+            if self._stopping is None and runs.cancel_requested(self.storage, self.record.flow, self.record.run):
+                self._stop("cancelled on request", now=False)
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def _started(self, event: Started) -> None:
+        launch = event.launch
+        self.reporter.task_started(launch.ref, launch.attempt, launch.kind == "fallback", event.pid)
+        for ref in _nodes(launch):
+            self._record(ref, "running", launch.attempt, started=event.when, pid=event.pid)
+
+    def _ended(self, event: Ended) -> None:
+        launch = event.launch
+        manifest = self._read_result(launch)
+        if manifest is not None:
+            for ref in _nodes(launch):
+                self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
+            self.reporter.task_succeeded(launch.ref, manifest.transition.width)
+            self._notices(self.scheduler.finished(launch.ref, manifest.attempt, manifest.transition, event.when))
+            return
+        failure = self._failure(event)
+        decision = self.scheduler.failed(launch.ref, launch.attempt, failure, event.when)
+        self._report_failure(launch, failure, decision, event.when)
+
+    def _read_result(self, launch: Launch) -> Manifest | None:
+        flow, run = self.record.flow, self.record.run
+        manifest = read_manifest(self.storage, flow, run, launch.step, str(launch.coordinates))
+        if manifest is not None and manifest.gang:
+            # The control node may have died after its commit and before it gave the others theirs.
+            publish(self.storage, manifest)
+        return manifest
+
+    def _failure(self, event: Ended) -> Failure:
+        """What the attempt recorded of its end, or what its process tells, which is recorded then."""
+        launch = event.launch
+        flow, run = self.record.flow, self.record.run
+        for ref in _nodes(launch):
+            found = read_failure(self.storage, flow, run, ref.step, str(ref.coordinates), launch.attempt)
+            if found is not None and event.reason != "timeout":
+                return replace(found, kind="cancelled") if self._stopping and found.kind != "error" else found
+        failure = silent_failure(event, stopping=self._stopping)
+        write_failure(self.storage, flow, run, launch.step, str(launch.coordinates), failure)
+        return failure
+
+    def _report_failure(self, launch: Launch, failure: Failure, decision: Decision, now: float) -> None:
+        if decision.action == "ignored":
+            return
+        again = decision.action if decision.action in ("retry", "fallback") else None
+        wait = max(0.0, decision.at - now) if decision.at is not None else None
+        state = "pending" if again else "cancelled" if decision.action == "cancelled" else "failed"
+        for ref in _nodes(launch):
+            self._record(ref, state, launch.attempt, failure.started or None, failure.ended or now, failure.message)
+        if decision.action == "failed":
+            self.outcome.failures.append((launch.ref, failure))
+        self.reporter.task_failed(launch.ref, failure, wait, again)
+
+    def _notices(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            self.reporter.notice(notice.text)
+            if notice.failure is not None:
+                self.outcome.failures.append((notice.ref, notice.failure))
+                self._record(notice.ref, "failed", 0, None, time.time(), notice.failure.message)
+
+    def _record(
+        self,
+        ref: TaskRef,
+        state: Any,
+        attempt: int,
+        started: float | None = None,
+        finished: float | None = None,
+        reason: str | None = None,
+        pid: int | None = None,
+    ) -> None:
+        self._records.append(
+            TaskRecord(
+                self.record.flow,
+                self.record.run,
+                ref.step,
+                str(ref.coordinates),
+                state,
+                attempt,
+                started,
+                finished,
+                reason,
+                None,
+                pid,
+            )  # fmt: skip
+        )
+
+    # -- stopping ---------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> int:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self._wakeup = (read, write)
+        self._previous = {
+            number: signal.signal(number, lambda number, _frame: self._signals.append(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self._previous_wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        return read
+
+    def _release_signals(self, wakeup: int) -> None:
+        signal.set_wakeup_fd(self._previous_wakeup)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        for descriptor in self._wakeup:
+            os.close(descriptor)
+
+    def _act_on_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            again = self._stopping is not None
+            why = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            self._stop("stopped by " + why, now=again)
+
+    def _stop(self, why: str, *, now: bool) -> None:
+        if self._stopping is None:
+            self._stopping = why
+            if not self.scheduler.should_cancel:
+                self.scheduler.cancel()
+            self.reporter.notice(
+                f"Stopping: {why}." + (" Press Ctrl-C again to kill the tasks at once." if "Ctrl-C" in why else "")
+            )
+        for executor in self.executors.values():
+            executor.cancel(now=now)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self) -> str:
+        state = self.scheduler.state
+        now = time.time()
+        reason = None
+        if state == "failed":
+            self.outcome.awaited = [str(item) for item in self.scheduler.awaiting()]
+            first = self.outcome.failures[0] if self.outcome.failures else None
+            reason = f"{first[0]}: {first[1].message}" if first else "the flow did not reach its end"
+        elif state == "cancelled":
+            reason = self._stopping
+        self.record = replace(self.record, state=state, reason=reason, finished=now, heartbeat=now)
+        runs.write_end(
+            self.storage, self.record.flow, self.record.run, {"state": state, "reason": reason, "finished": now}
+        )
+        self._records.append(self.record)
+        self._flush(last=True)
+        return state
+
+    # -- the index ----------------------------------------------------------------------------------------------------
+
+    def add_records(self, records: list[RunRecord | TaskRecord]) -> None:
+        """Have records written with the next turn (clones, the parameters' task)."""
+        self._records += records
+
+    def _flush(self, *, last: bool = False) -> None:
+        if not self._records:
+            return
+        try:
+            self.store.write(self._records)
+        except StoreError as error:
+            # The datastore is the truth: a run does not fail because its index cannot be written.
+            if self._store_works:
+                self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
+            self._store_works = False
+            if last:
+                self.reporter.notice("Records of this run are missing; add them with: flowkit metadata rebuild")
+            return
+        self._store_works = True
+        self._records = []
+
+    def _heartbeat(self, now: float) -> None:
+        try:
+            self.store.heartbeat(self.record.flow, self.record.run, now)
+        except StoreError as error:
+            if self._store_works:
+                self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
+            self._store_works = False
+
+
+def silent_failure(event: Ended, *, stopping: str | None) -> Failure:
+    """Return the failure of an attempt whose process said nothing about its end.
+
+    Parameters
+    ----------
+    event : Ended
+        What the executor saw.
+    stopping : str or None
+        Why the run is being stopped, if it is.
+    """
+    status = event.exit_status
+    kind, message = _explain(event.reason, status)
+    if stopping is not None and kind in ("killed", "vanished"):
+        kind, message = "cancelled", stopping
+    return Failure(kind, message, exit_status=status, attempt=event.launch.attempt, ended=event.when)
+
+
+def _explain(reason: str | None, status: int | None) -> tuple[str, str]:
+    if reason == "timeout":
+        return "timeout", "it ran longer than @timeout allows and had to be killed"
+    if reason == "oom":
+        return "oom", "the system ran out of memory and killed it"
+    if reason == "cancelled":
+        return "cancelled", "it was cancelled"
+    if reason == "lost" or status is None:
+        return "lost", "its process is gone and nobody knows how it ended"
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        if -status in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
+            return "crash", f"its process crashed ({name})"
+        return "killed", f"its process was killed by {name}"
+    return "vanished", f"its process ended with status {status} and without a result"
+
+
+def _nodes(launch: Launch) -> list[TaskRef]:
+    """The tasks of a launch: every node of a gang."""
+    if not launch.gang:
+        return [launch.ref]
+    return [TaskRef(launch.step, node_coordinates(launch.coordinates, node)) for node in range(launch.gang)]

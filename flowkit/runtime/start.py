@@ -1,0 +1,170 @@
+"""Beginning a run: its id is claimed, its parameters are committed as the ``_parameters`` task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowkit.datastore.artifacts import ArtifactWriter
+from flowkit.datastore.blobs import Blobs
+from flowkit.datastore.manifests import write_manifest
+from flowkit.datastore.runs import claim_run
+from flowkit.datastore.storage import Storage
+from flowkit.decorators.attach import policy
+from flowkit.decorators.contract import Attempts
+from flowkit.metadata.liveness import this_process
+from flowkit.metadata.records import RunRecord
+from flowkit.model.definition import FlowDefinition, code_fingerprint
+from flowkit.model.graph_output import to_json
+from flowkit.model.manifest import Manifest
+from flowkit.model.transition import Transition
+
+PARAMETERS = ("_parameters", "0")
+"""Step and task of the pseudo task that holds parameters, constants and settings of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is to be started with.
+
+    Parameters
+    ----------
+    user : str
+        Who starts it.
+    parameters : mapping
+        Every parameter's value by attribute name.
+    tags : tuple of str
+        User tags.
+    namespace : str or None
+        The namespace that tasks see.
+    decospecs : tuple of str
+        ``--with`` of the command line and the settings.
+    options : mapping
+        Values of the options that flow decorators add.
+    origin : str or None
+        ``Flow/run`` that is resumed.
+    rerun : str or None
+        The step from which a resumed run runs again.
+    """
+
+    user: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    namespace: str | None = None
+    decospecs: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+    rerun: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run that has its id and its parameters."""
+
+    record: RunRecord
+    parameters: Manifest
+
+
+def begin(storage: Storage, definition: FlowDefinition, request: RunRequest) -> StartedRun:
+    """Claim a run id and commit the run's parameters.
+
+    Raises
+    ------
+    StoreError
+        If the datastore cannot be written.
+    ArtifactError
+        If a parameter or a constant cannot be stored.
+    """
+
+    from flowkit.version import __version__
+
+    now = time.time()
+    owner = this_process()
+    system_tags = [f"user:{request.user}", "runtime:local", f"python_version:{_python_version()}"]
+    system_tags.append(f"flowkit_version:{__version__}")
+    for decorator in definition.decorators:
+        system_tags += decorator.system_tags()
+    tags = tuple(sorted(set(request.tags) - set(system_tags)))
+    claim = {
+        "flow": definition.name,
+        "user": request.user,
+        "created": now,
+        "tags": list(tags),
+        "system_tags": sorted(set(system_tags)),
+        "origin": request.origin,
+        "rerun": request.rerun,
+        **owner._asdict(),
+        "file": definition.file,
+    }
+    run = claim_run(storage, definition.name, claim)
+    manifest = _parameters_manifest(storage, definition, request, run, now)
+    write_manifest(storage, manifest)
+    return StartedRun(RunRecord.from_json({**claim, "run": run, "state": "running", "heartbeat": now}), manifest)
+
+
+def _parameters_manifest(
+    storage: Storage, definition: FlowDefinition, request: RunRequest, run: str, now: float
+) -> Manifest:
+    writer = ArtifactWriter(Blobs(storage))
+    values = {**definition.constants, **request.parameters}
+    artifacts = {name: writer.save(name, value, step=PARAMETERS[0]) for name, value in values.items()}
+    extra = {
+        "graph": to_json(definition.graph, parameters=definition.parameters, constants=definition.constants),
+        "with": list(request.decospecs),
+        "options": dict(request.options),
+        "namespace": request.namespace,
+        "user": request.user,
+        "tags": list(request.tags),
+        "origin": request.origin,
+        "code": {name: code_fingerprint(step.function) for name, step in definition.steps.items()},
+        "decorators": {item.name: item.record() for item in definition.decorators},
+    }
+    return Manifest(
+        flow=definition.name,
+        run=run,
+        step=PARAMETERS[0],
+        task=PARAMETERS[1],
+        attempt=0,
+        artifacts=artifacts,
+        transition=Transition("linear", (definition.graph.start or "",)),
+        started=now,
+        ended=time.time(),
+        extra=extra,
+    )
+
+
+def policies(definition: FlowDefinition) -> dict[str, Attempts]:
+    """Return how often each step is to be tried."""
+    return {name: policy(step) for name, step in definition.steps.items()}
+
+
+def task_config(storage: Storage, definition: FlowDefinition, parameters: Manifest) -> dict[str, Any]:
+    """Return what every task of a run is told: plain JSON values.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the run is.
+    parameters : Manifest
+        The run's ``_parameters`` manifest.
+    """
+    extra = parameters.extra
+    return {
+        "root": storage.root,
+        "flow": parameters.flow,
+        "run": parameters.run,
+        "user": extra.get("user"),
+        "namespace": extra.get("namespace"),
+        "tags": extra.get("tags", []),
+        "origin": (extra.get("origin") or "").rpartition("/")[2] or None,
+        "retries": {name: item.retries for name, item in policies(definition).items()},
+        "parameters": parameters.to_json(),
+    }
+
+
+def _python_version() -> str:
+    import sys
+
+    return ".".join(map(str, sys.version_info[:3]))
