@@ -49,18 +49,27 @@ class MetadataStore(ABC):
 
     name: str
     """The name in the registry: ``local``, ``service``."""
+    fresh: bool = False
+    """The index was made anew and may lack what the datastore has: `flowkit.runtime.rebuild.rebuild` fills it."""
 
     @abstractmethod
     def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
         """Insert or update records in one transaction.
 
         A record replaces the one with the same identity. A task that has reached a final state is not taken back
-        by an older attempt's record. Tags in a run's record count only when it is new: `change_tags` owns them.
+        by an older attempt's record, nor by one of the same attempt that comes late; a commit counts whatever its
+        attempt. Tags and the time of creation in a run's record count only when it is new: `change_tags` owns the
+        tags. A heartbeat of None leaves the one that is there.
+
+        Raises
+        ------
+        StoreError
+            If nothing could be written (then none of the records was), or a task's run was never written.
         """
 
     @abstractmethod
     def heartbeat(self, flow: str, run: str, when: float) -> None:
-        """Note that the owner of a run is alive."""
+        """Note that the owner of a run is alive; a run that is not in the index is left alone."""
 
     @abstractmethod
     def flows(self, namespace: str | None = None) -> list[FlowRecord]:
@@ -68,7 +77,7 @@ class MetadataStore(ABC):
 
     @abstractmethod
     def runs(self, flow: str, which: RunFilter) -> list[RunRecord]:
-        """Return runs of a flow, newest first."""
+        """Return runs of a flow, newest first: numbered ones by their number, named ones by their time among them."""
 
     @abstractmethod
     def run(self, flow: str, run: str) -> RunRecord | None:
@@ -89,7 +98,11 @@ class MetadataStore(ABC):
         limit: int | None = None,
         after: str | None = None,
     ) -> list[TaskRecord]:
-        """Return tasks, in the order in which they began; `after` is the id of the last one of the page before."""
+        """Return tasks, in the order in which they began, those that have not begun last.
+
+        `after` is the last task of the page before: its id, or ``step/task`` where no step is given. A task that was
+        retried between two pages has moved to where its newest attempt began.
+        """
 
     @abstractmethod
     def task(self, flow: str, run: str, step: str, task: str) -> TaskRecord | None:
@@ -102,6 +115,9 @@ class MetadataStore(ABC):
     @abstractmethod
     def forget(self, flow: str, run: str | None = None) -> None:
         """Drop the index of a run, or of a whole flow (the datastore is not touched)."""
+
+    def settle(self) -> None:  # noqa: B027 (a store that is never fresh has nothing to do)
+        """Note that the index holds everything that the datastore holds: it is not `fresh` any more."""
 
     @abstractmethod
     def about(self) -> Mapping[str, Any]:
