@@ -1,0 +1,154 @@
+"""Runs in the datastore: how an id is claimed, what is recorded of a run, and which there are.
+
+A run's id is a small number, claimed by creating its ``run.json``. A number is never used again: deleting a run leaves
+a tombstone in that place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from flowkit.datastore import layout
+from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal
+from flowkit.datastore.storage import Missing, Storage
+from flowkit.exceptions import InvalidPathspec, StoreError
+from flowkit.model.coordinates import valid_task_id
+from flowkit.model.pathspec import check_part
+
+_PATIENCE = 5
+"""How many numbers in a row may be taken before the runs are listed."""
+
+
+def claim_run(storage: Storage, flow: str, record: dict[str, Any]) -> str:
+    """Claim the next number of a flow by writing its ``run.json``, and return it.
+
+    Parameters
+    ----------
+    record : dict
+        Plain JSON values: who starts the run, when, from which origin. ``flow`` and ``run`` are added.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    number = _hint(storage, flow)
+    if number is None:
+        number = _highest(storage, flow)
+    taken = 0
+    while True:
+        number += 1
+        run = str(number)
+        if claim_named_run(storage, flow, run, record):
+            storage.replace(layout.last_run_file(flow), [run.encode()])
+            return run
+        taken += 1
+        if taken % _PATIENCE == 0:  # the hint was behind, or many runs begin at once
+            number = max(number, _highest(storage, flow))
+
+
+def claim_named_run(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> bool:
+    """Claim a given id, such as ``argo-train-x7k2``; False if it is taken."""
+    return create_sealed(storage, layout.run_file(flow, run), {**record, "flow": flow, "run": run})
+
+
+def read_run(storage: Storage, flow: str, run: str) -> dict[str, Any] | None:
+    """Return what was recorded when a run began; None where there is no such run, or it was deleted.
+
+    Raises
+    ------
+    Damaged
+        If the record is damaged.
+    """
+    record = read_sealed(storage, layout.run_file(flow, run))
+    return None if record is None or "deleted" in record else record
+
+
+def bury_run(storage: Storage, flow: str, run: str) -> None:
+    """Put a tombstone in the place of a run's record: its number is not used again."""
+    storage.replace(layout.run_file(flow, run), [seal({"flow": flow, "run": run, "deleted": time.time()})])
+
+
+def write_end(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> None:
+    """Record how a run ended, in the place of an earlier ending (a run that was taken over ends again)."""
+    storage.replace(layout.end_file(flow, run), [seal(record)])
+
+
+def read_end(storage: Storage, flow: str, run: str) -> dict[str, Any] | None:
+    """Return how a run ended; None where it has not, or the record is damaged (then it is as if it had been killed)."""
+    try:
+        return read_sealed(storage, layout.end_file(flow, run))
+    except Damaged:
+        return None
+
+
+def write_tags(storage: Storage, flow: str, run: str, tags: Iterable[str]) -> None:
+    """Record a run's user tags, in the place of earlier ones, so that an index can be rebuilt with them."""
+    storage.replace(layout.tags_file(flow, run), [seal({"tags": sorted(tags)})])
+
+
+def read_tags(storage: Storage, flow: str, run: str) -> list[str] | None:
+    """Return a run's user tags as last recorded; None where they never were changed, or the record is damaged."""
+    try:
+        record = read_sealed(storage, layout.tags_file(flow, run))
+    except Damaged:
+        return None
+    return None if record is None else [str(tag) for tag in record.get("tags", [])]
+
+
+def list_flows(storage: Storage) -> list[str]:
+    """Return the names of the flows that have runs, sorted."""
+    return sorted(_names(storage, layout.FLOWS))
+
+
+def list_runs(storage: Storage, flow: str) -> list[str]:
+    """Return the ids of a flow's runs: numbers in their order, then names; deleted ones may be among them."""
+    return sorted(_names(storage, layout.flow_folder(flow)), key=_order)
+
+
+def list_steps(storage: Storage, flow: str, run: str) -> list[str]:
+    """Return the steps of a run that have tasks or clones, sorted (with ``_parameters``)."""
+    return sorted(name for name in _names(storage, layout.run_folder(flow, run)) if name.isidentifier())
+
+
+def list_tasks(storage: Storage, flow: str, run: str, step: str) -> list[str]:
+    """Return the tasks of a step that began in this run (clones are in `read_clones`), in index order."""
+    names = storage.children(layout.step_folder(flow, run, step))
+    return sorted((name for name in names if valid_task_id(name)), key=_task_order)
+
+
+def _names(storage: Storage, folder: str) -> Iterable[str]:
+    for name in storage.children(folder):
+        try:
+            yield check_part(name)
+        except InvalidPathspec:  # a stranger's file, or one of flowkit's own that begins with a dot
+            continue
+
+
+def _order(run: str) -> tuple[int, int, str]:
+    return (0, int(run), run) if _is_number(run) else (1, 0, run)
+
+
+def _task_order(task: str) -> tuple[list[int], int]:
+    body, _, turn = task.partition("-")
+    return [int(index) for index in body.split(".")], int(turn or -1)
+
+
+def _is_number(run: str) -> bool:
+    return run.isascii() and run.isdigit() and len(run) <= 18 and (run == "0" or run[0] != "0")
+
+
+def _hint(storage: Storage, flow: str) -> int | None:
+    """Return the highest number that was noted, if a run really has it: a forged hint cannot skip numbers."""
+    try:
+        text = storage.read(layout.last_run_file(flow)).decode("ascii", "replace")
+    except (Missing, StoreError):
+        return None
+    known = _is_number(text) and storage.info(layout.run_file(flow, text)) is not None
+    return int(text) if known else None
+
+
+def _highest(storage: Storage, flow: str) -> int:
+    return max((int(run) for run in _names(storage, layout.flow_folder(flow)) if _is_number(run)), default=0)
