@@ -225,6 +225,73 @@ class FailureHandledByCatch(TaskError):
     """What ``@catch`` keeps when the step's process died without raising anything."""
 
 
+class FlowkitExceptionWrapper(Exception):
+    """An exception as text, which can be stored whatever it was: the value of the artifact that ``@catch`` sets.
+
+    Parameters
+    ----------
+    error : BaseException, optional
+        The exception.
+
+    Attributes
+    ----------
+    exception : str
+        Its message.
+    type : str
+        Its class, as ``module.qualname``.
+    stacktrace : str
+        Its traceback, cut down to the user's own frames.
+    """
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.exception: str | None = None
+        self.type: str | None = None
+        self.stacktrace: str | None = None
+        if error is not None:
+            self.exception = message_of(error)
+            self.type = f"{type(error).__module__}.{type(error).__qualname__}"
+            self.stacktrace = user_traceback(error)
+
+    def __reduce__(self) -> tuple[type[FlowkitExceptionWrapper], tuple[()], dict[str, str | None]]:
+        return type(self), (), dict(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"<{self.type}: {self.exception}>"
+
+    def __str__(self) -> str:
+        return self.stacktrace or f"{self.type}: {self.exception}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return an exception's text, also where its ``__str__`` is broken."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its text cannot be had: {type(broken).__name__})"
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception without flowkit's own frames; where no frame is left, its text alone."""
+    import os
+    import traceback
+
+    home = os.path.dirname(os.path.abspath(__file__))
+    ours = (home + os.sep, os.path.join(os.path.dirname(home), "plugins") + os.sep, "<frozen ")
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    seen: set[int] = set()
+    todo: list[traceback.TracebackException | None] = [told]
+    while todo:
+        part = todo.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(ours)]
+        todo += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
+    alone = not told.stack and told.__cause__ is None and told.__context__ is None
+    return "".join(told.format_exception_only() if alone else told.format())
+
+
 def did_you_mean(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return ``did you mean 'x'?`` for the choice nearest to `word`, or None where none is near.
 

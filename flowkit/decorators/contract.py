@@ -8,7 +8,7 @@ outermost layer. Built-in decorators use nothing that one from another package c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +41,9 @@ class Attempts:
         decorators stand in for the user's code.
     timeout : float or None
         Seconds after which the runtime kills the process, where the step's own timeout did not work.
+    limit : float or None
+        Seconds that the step's own code may take. A process that ended without a word after more than that was
+        stopped by its time limit: its failure is of the kind ``timeout``.
     """
 
     retries: int = 0
@@ -50,6 +53,21 @@ class Attempts:
     on: tuple[str, ...] = ()
     fallback: bool = False
     timeout: float | None = None
+    limit: float | None = None
+
+    def retries_on(self, kind: str, names: Iterable[str] = ()) -> bool:
+        """Whether a failure is worth a retry, as long as one is left.
+
+        Parameters
+        ----------
+        kind : str
+            The kind of the failure, as in `flowkit.model.manifest.Failure`.
+        names : iterable of str
+            The names of the exception's class and its base classes, with their modules.
+        """
+        if not self.on or kind in self.on:
+            return True
+        return any(_same_class(found, name) for found in names for name in self.on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,9 @@ class TaskContext:
     redact: Callable[[str], None]
     set_transition: Callable[..., None]
     gang: Mapping[str, Any] | None = None
+    """For a task of a gang: ``size``, ``node`` (its index), ``control_task`` (a task id) and ``main_ip``."""
+    policy: Attempts | None = None
+    """What all decorators of the step say about attempts."""
 
 
 class Decorator:
@@ -169,11 +190,25 @@ class Decorator:
 
     def problem(self, headline: str, hint: str | None = None) -> Problem:
         """Return a problem at the place where the decorator stands."""
+        if self.inserted_by:
+            headline = f"{headline} (given by {self.inserted_by})"
         return Problem(headline, self.location, hint)
+
+    def record(self) -> Any:
+        """Return what may be stored and shown of the attributes: plain JSON, without secret values."""
+        return plain(self.attributes)
 
 
 class StepDecorator(Decorator):
     """A decorator of one step."""
+
+    outermost: ClassVar[bool] = False
+    """Whether ``--with`` puts it around the decorators that stand in the source, and not inside them."""
+
+    @classmethod
+    def fits(cls, node: Node) -> bool:
+        """Whether ``--with`` attaches it to a step of this kind."""
+        return True
 
     def configure(self, flow: FlowDefinition, node: Node) -> list[Problem]:
         """Validate the attributes with the flow in view; return everything that is wrong."""
@@ -214,12 +249,12 @@ class FlowDecorator(Decorator):
         """Return attributes of ``current`` for every task."""
         return {}
 
-    def record(self) -> Any:
-        """Return what is written into the run's parameters manifest about the decorator (plain JSON)."""
-        return self.attributes
+    def restore(self, recorded: Any) -> None:
+        """Take over, in another process, what `record` wrote into the run's parameters manifest."""
 
-    def run_ended(self, flow: FlowDefinition, pathspec: str, state: str) -> None:
-        """Act after a local run; called once, by the process that ran it."""
+    def run_ended(self, flow: FlowDefinition, pathspec: str, state: str) -> list[Problem]:
+        """Act after a local run; called once, by the process that ran it. Return what did not work."""
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +277,36 @@ class Option:
     multiple: bool = False
 
 
+def _same_class(found: str, name: str) -> bool:
+    """Whether a class that was found is the one named, in full or by the end of its name."""
+    if "." not in found:  # a built-in one, or recorded without its module
+        return found == name.rpartition(".")[2]
+    return found == name or found.endswith(f".{name}")
+
+
+def class_name(cls: type) -> str:
+    """Return the name by which ``@retry(on=…)`` and records of failures call a class."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def plain(value: Any) -> Any:
+    """Return a value of an attribute as plain JSON: functions and classes become their names, the rest its type."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def combine(attempts: list[Attempts]) -> Attempts:
     """Join what several decorators of one step say about attempts: the most of each, the first delay given."""
-    given = [item for item in attempts if item.retries or item.delay]
+    given = [item for item in attempts if item.retries or item.delay or item.on]
     first = given[0] if given else Attempts()
     timeouts = [item.timeout for item in attempts if item.timeout is not None]
+    limits = [item.limit for item in attempts if item.limit is not None]
     return Attempts(
         retries=max((item.retries for item in attempts), default=0),
         delay=first.delay,
@@ -255,4 +315,5 @@ def combine(attempts: list[Attempts]) -> Attempts:
         on=first.on,
         fallback=any(item.fallback for item in attempts),
         timeout=min(timeouts) if timeouts else None,
+        limit=min(limits) if limits else None,
     )

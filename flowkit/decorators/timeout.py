@@ -1,0 +1,120 @@
+"""``@timeout``: end a step that takes too long.
+
+Two things watch the step, both inside its own process so that only the step's code is counted and not the storing of
+what it made. At the limit a signal raises `TimeoutException` in the step. Code that cannot be interrupted by a signal,
+because it is stuck in a native library, is ended after a grace by the watchdog of `faulthandler`, which needs
+no interpreter: it writes to the log where the step hangs and ends the process. Behind both stands the runtime, which
+kills a process that is still there at twice the limit and a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flowkit.decorators.attach import step_decorator
+from flowkit.decorators.attributes import check_number, number
+from flowkit.decorators.contract import Attempts, StepDecorator, TaskContext
+from flowkit.exceptions import Problem, TimeoutException
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from flowkit.model.definition import FlowDefinition
+    from flowkit.model.graph import Node
+
+_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
+_LONGEST = 366 * 24 * 3600
+_STDERR = 2
+
+
+class Timeout(StepDecorator):
+    """End the step when it takes longer than the sum of `seconds`, `minutes` and `hours`.
+
+    The limit holds for each attempt. The step fails with `TimeoutException`, which ``@retry`` and ``@catch`` treat
+    like any other.
+
+    Parameters
+    ----------
+    seconds, minutes, hours : float, default 0
+        Their sum is the limit.
+
+    Examples
+    --------
+    >>> @timeout(minutes=10)
+    ... @step
+    ... def train(self): ...
+    """
+
+    name = "timeout"
+    defaults = {"seconds": 0, "minutes": 0, "hours": 0}
+
+    def configure(self, flow: FlowDefinition, node: Node) -> list[Problem]:
+        """Check the numbers and their sum."""
+        problems = [problem for unit in _UNITS for problem in check_number(self, unit, low=0, unit=unit)]
+        if not problems and not 0 < self.limit() <= _LONGEST:
+            headline = "@timeout needs a time above 0" if not self.limit() else "@timeout: the time is above a year"
+            problems.append(self.problem(headline, "for example @timeout(minutes=10)"))
+        return problems
+
+    def attempts(self) -> Attempts | None:
+        """Return the limit, and when the runtime is to kill what neither the signal nor the watchdog ended."""
+        limit = self.limit()
+        return Attempts(timeout=2 * limit + 60, limit=limit) if limit else None
+
+    def limit(self) -> float:
+        """Return the limit in seconds."""
+        return sum((number(self.attributes[unit]) or 0.0) * factor for unit, factor in _UNITS.items())
+
+    def around(self, task: TaskContext, proceed: Callable[[], None]) -> None:
+        """Run the step under both watches."""
+        limit = self.limit()
+        if task.fallback or not limit:
+            proceed()
+            return
+        import faulthandler
+
+        faulthandler.dump_traceback_later(limit + grace(limit), exit=True, file=_STDERR)
+        try:
+            _interrupted_after(limit, task.step, proceed)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def grace(limit: float) -> float:
+    """Return the seconds that a step has to end after its limit: a tenth of it, at least 5 s and at most 60 s."""
+    return min(60.0, max(5.0, limit / 10))
+
+
+def _interrupted_after(limit: float, step: str, proceed: Callable[[], None]) -> None:
+    import signal
+    import threading
+
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        proceed()  # the watchdog alone must do
+        return
+    running = True
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        if running:
+            raise TimeoutException(f"step '{step}' took longer than its @timeout of {spoken(limit)}")
+
+    before: Any = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        proceed()
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+
+
+def spoken(seconds: float) -> str:
+    """Return a time as it is said: ``90 s`` is ``1 min 30 s``."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{value:g} {unit}" for value, unit in parts if value)
+
+
+timeout = step_decorator(Timeout)
