@@ -128,7 +128,7 @@ def _begin(
         from flowkit.runtime.clones import clone_records, write_clone_files
 
         write_clone_files(storage, definition.name, run.record.run, plan)
-        runtime.add_records(clone_records(storage, definition.name, run.record.run, plan))
+        runtime.add_records(clone_records(definition.name, run.record.run, plan))
         for step, tasks in plan.clones.items():
             session.console.cloned(step, len(tasks))
     config = task_config(storage, definition, run.parameters)

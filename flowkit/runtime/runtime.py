@@ -7,6 +7,7 @@ of the turn in one transaction, and hands new launches to the executors.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -15,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flowkit.datastore import runs
+from flowkit.datastore.layout import cancel_file
 from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
-from flowkit.datastore.storage import Storage
+from flowkit.datastore.runs import write_end
+from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import StoreError
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 from flowkit.metadata.records import RunRecord, TaskRecord
@@ -147,8 +149,10 @@ class Runtime:
             self._heartbeat(now)
         if now >= self._look_at:
             self._look_at = now + CANCEL_CHECK
-            if self._stopping is None and runs.cancel_requested(self.storage, self.record.flow, self.record.run):
-                self._stop("cancelled on request", now=False)
+            if self._stopping is None:
+                request = self._cancel_request()
+                if request is not None:
+                    self._stop(request, now=False)
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class Runtime:
                 reason,
                 None,
                 pid,
-            )  # fmt: skip
+            )
         )
 
     # -- stopping ---------------------------------------------------------------------------------------------------
@@ -260,8 +264,19 @@ class Runtime:
         while self._signals:
             number = self._signals.pop(0)
             again = self._stopping is not None
-            why = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            self._stop("stopped by " + why, now=again)
+            why = "stopped by Ctrl-C" if number == signal.SIGINT else self._cancel_request() or "stopped by SIGTERM"
+            self._stop(why, now=again)
+
+    def _cancel_request(self) -> str | None:
+        """Who asked the run to stop, if somebody did."""
+        try:
+            note = json.loads(self.storage.read(cancel_file(self.record.flow, self.record.run)))
+        except Missing:
+            return None
+        except ValueError:
+            note = {}
+        by = note.get("by") if isinstance(note, dict) else None
+        return f"cancelled by {by}" if isinstance(by, str) else "cancelled"
 
     def _stop(self, why: str, *, now: bool) -> None:
         if self._stopping is None:
@@ -287,9 +302,7 @@ class Runtime:
         elif state == "cancelled":
             reason = self._stopping
         self.record = replace(self.record, state=state, reason=reason, finished=now, heartbeat=now)
-        runs.write_end(
-            self.storage, self.record.flow, self.record.run, {"state": state, "reason": reason, "finished": now}
-        )
+        write_end(self.storage, self.record.flow, self.record.run, {"state": state, "reason": reason, "finished": now})
         self._records.append(self.record)
         self._flush(last=True)
         return state

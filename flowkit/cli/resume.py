@@ -1,0 +1,170 @@
+"""``python flow.py resume``: a new run that takes over what succeeded and runs the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowkit.cli.execution import execute_run, run_options
+from flowkit.cli.parameters import read_given
+from flowkit.cli.session import Session
+from flowkit.exceptions import Conflict, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+    from flowkit.runtime.resume import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The run that is resumed.
+
+    Parameters
+    ----------
+    pathspec : str
+        ``Flow/run``.
+    rerun : str or None
+        The step from which everything runs again.
+    plan : Plan
+        What is cloned and what runs.
+    parameters : mapping
+        The origin's parameters by attribute name.
+    """
+
+    pathspec: str
+    rerun: str | None
+    plan: Plan
+    parameters: Mapping[str, Any]
+
+
+def command(session: Session) -> click.Command:
+    """Make the command; its options hold the flow's parameters."""
+
+    def callback(step_to_rerun: str | None, origin_run_id: str | None, plan: bool, json: bool, **options: Any) -> int:
+        return _resume(session, step_to_rerun, origin_run_id, plan, json, options)
+
+    params: list[click.Parameter] = [
+        click.Argument(["step_to_rerun"], required=False),
+        click.Option(["--origin-run-id"], help="The run to resume. Default: your last one."),
+        click.Option(["--plan"], is_flag=True, help="Say what would be cloned and run, and why; run nothing."),
+        click.Option(["--json"], is_flag=True, help="With --plan: as JSON."),
+        *run_options(session),
+    ]
+    return click.Command(
+        "resume",
+        callback=callback,
+        params=params,
+        help="Start a new run that takes over what succeeded in an earlier one, without running it again, and runs "
+        "the rest. With STEP_TO_RERUN, that step and all that follows it run again too.",
+    )
+
+
+def _resume(
+    session: Session, rerun: str | None, run: str | None, plan_only: bool, json: bool, options: dict[str, Any]
+) -> int:
+    if json and not plan_only:
+        raise UsageError("--json goes with --plan")
+    # The run is resumed with the decorators that it was started with; the flow has to be valid in any case.
+    from flowkit.model.lint import lint
+
+    problems = lint(session.definition.graph)
+    if problems:
+        from flowkit.exceptions import FlowInvalid
+
+        raise FlowInvalid(problems)
+    storage = session.storage()
+    origin = _origin(session, storage, run, rerun)
+    given = read_given(session.definition, options)
+    for line in _warnings(session, origin, given):
+        session.console.warn(line)
+    if plan_only:
+        _show_plan(session, origin, json)
+        return 0
+    return execute_run(session, options, origin=origin)
+
+
+def _origin(session: Session, storage: Storage, run: str | None, rerun: str | None) -> Origin:
+    from flowkit.datastore.artifacts import ArtifactReader
+    from flowkit.datastore.blobs import Blobs
+    from flowkit.metadata.records import TaskRecord
+    from flowkit.model.definition import code_fingerprint
+    from flowkit.runtime.origin import read_origin
+    from flowkit.runtime.resume import plan
+
+    definition = session.definition
+    store = session.metadata_store(storage)
+    try:
+        run = run.rpartition("/")[2] if run else _last_run(session, store)
+        record = store.run(definition.name, run)
+        if record is None:
+            raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: python {definition.file} status")
+        if record.state == "running":
+            raise Conflict(
+                f"run {run} is still alive: {record.user} runs it on {record.host} (pid {record.pid})",
+                f"wait for it, or stop it: python {definition.file} cancel {run}",
+            )
+        tasks: list[TaskRecord] = store.tasks(definition.name, run)
+    finally:
+        store.close()
+    found = read_origin(storage, definition.name, run)
+    reader = ArtifactReader(Blobs(storage))
+    parameters = {
+        name: reader.load(name, artifact)
+        for name, artifact in found.parameters.artifacts.items()
+        if name in definition.parameters
+    }
+    made = plan(
+        definition.graph,
+        found.tasks,
+        rerun,
+        run=f"{definition.name}/{run}",
+        states={(task.step, task.task): task.state for task in tasks},
+        code={name: code_fingerprint(step.function) for name, step in definition.steps.items()},
+    )
+    return Origin(f"{definition.name}/{run}", rerun, made, parameters)
+
+
+def _last_run(session: Session, store: Any) -> str:
+    from flowkit.metadata.store import RunFilter
+
+    flow = session.definition.name
+    latest = store.runs(flow, RunFilter(user=session.user, limit=1))
+    if not latest:
+        others = store.runs(flow, RunFilter(limit=1))
+        hint = f"run {others[0].run} is by {others[0].user}: --origin-run-id {others[0].run}" if others else None
+        raise NotFound(f"you ({session.user}) have no run of {flow} to resume", hint or "start one with: run")
+    run: str = latest[0].run
+    return run
+
+
+def _warnings(session: Session, origin: Origin, given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    cloned = ", ".join(origin.plan.clones)
+    for name, value in given.items():
+        before = origin.parameters.get(name)
+        if type(before) is type(value) and before == value:
+            continue
+        if cloned:
+            lines.append(f"Warning: --{name} is now {value!r}; the cloned steps ({cloned}) saw {before!r}.")
+    for step in origin.plan.changed:
+        lines.append(
+            f"Note: the code of the step '{step}' has changed since its tasks ran; they are cloned all the same "
+            f"(to run it again: resume {step})."
+        )
+    return lines
+
+
+def _show_plan(session: Session, origin: Origin, json: bool) -> None:
+    console, plan = session.console, origin.plan
+    if json:
+        console.json(plan.to_json())
+        return
+    width = max((len(line.step) for line in plan.lines), default=4)
+    for line in plan.lines:
+        total = "?" if line.total is None else f"{line.total:,}"
+        console.data(f"{line.action:<5} {line.step:<{width}} {total:>7}  {line.reason}")
+    if plan.nothing_to_run:
+        console.say("Everything succeeded: there is nothing to run.")
