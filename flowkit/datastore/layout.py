@@ -115,3 +115,8 @@ def _part(part: str) -> str:
             _checked.clear()
         _checked.add(part)
     return part
+
+
+def cancel_file(flow: str, run: str) -> str:
+    """Return the object that asks a run to stop; its runtime looks for it now and then."""
+    return f"{run_folder(flow, run)}/cancel.json"
