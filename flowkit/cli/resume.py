@@ -67,14 +67,7 @@ def _resume(
 ) -> int:
     if json and not plan_only:
         raise UsageError("--json goes with --plan")
-    # The run is resumed with the decorators that it was started with; the flow has to be valid in any case.
-    from flowkit.model.lint import lint
-
-    problems = lint(session.definition.graph)
-    if problems:
-        from flowkit.exceptions import FlowInvalid
-
-        raise FlowInvalid(problems)
+    session.prepare(tuple(options["decospecs"]))
     storage = session.storage()
     origin = _origin(session, storage, run, rerun)
     given = read_given(session.definition, options)

@@ -42,6 +42,7 @@ class Session:
     metadata: str = "local"
     decospecs: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    _prepared: bool = False
 
     def storage(self, *, create: bool = False) -> Storage:
         """Open the datastore.
@@ -67,6 +68,9 @@ class Session:
         FlowInvalid
             With every problem of the graph and of the decorators.
         """
+        if self._prepared:
+            return
+        self._prepared = True
         from flowkit.decorators.attach import attach, configure_all
         from flowkit.model.lint import lint
 

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -309,7 +309,7 @@ class Runtime:
 
     # -- the index ----------------------------------------------------------------------------------------------------
 
-    def add_records(self, records: list[RunRecord | TaskRecord]) -> None:
+    def add_records(self, records: Sequence[RunRecord | TaskRecord]) -> None:
         """Have records written with the next turn (clones, the parameters' task)."""
         self._records += records
 

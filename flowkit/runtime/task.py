@@ -105,7 +105,7 @@ class _Attempt:
         foreach = Foreach(frames, self.blobs)
         inherited = self._inherited(parents)
         binding = Binding(self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited), foreach)
-        flow = object.__new__(self.definition.cls)
+        flow: Any = object.__new__(self.definition.cls)
         object.__setattr__(flow, "_binding", binding)
         if self.node.is_join:
             self.inputs = self._open_inputs()
@@ -203,7 +203,7 @@ class _Attempt:
             ref = refs[position]
             manifest = self._read(ref)
             artifacts = ArtifactSet(self.reader, self.writer, dict(manifest.artifacts))
-            flow = object.__new__(self.definition.cls)
+            flow: Any = object.__new__(self.definition.cls)
             foreach = Foreach(manifest.frames, self.blobs)
             binding = InputBinding(
                 self.definition, ref.step, str(ref.coordinates), artifacts, foreach, self.input_reads
