@@ -33,8 +33,12 @@ sys.path[:] = [entry for entry in sys.path if not _is_root(entry)]
 
 try:
     import flowkit
-except ImportError:
-    pytest.exit(f'flowkit is not installed here: run pip install -e "{ROOT}[dev]" (or make test)', returncode=4)
+    import flowkit.plugins
+except ImportError as error:
+    # The second import fails where setuptools was told to use its "compat" mode: a bare path cannot rename folders.
+    pytest.exit(
+        f'flowkit is not installed here ({error}): run pip install -e "{ROOT}[dev]", or make test', returncode=4
+    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class Workspace:
             for name, value in self._own().items():
                 self._monkeypatch.setenv(name, value)
             self._monkeypatch.chdir(self.path)
-            _forget_settings()
+            _forget_choices()
         return flowkit
 
     def processes(self) -> list[int]:
@@ -221,7 +225,7 @@ class Workspace:
         self._kill_all()
         if self._redirected:
             self._monkeypatch.undo()
-            _forget_settings()
+            _forget_choices()
         return left
 
     def _start(
@@ -261,10 +265,14 @@ def _foreign(name: str) -> bool:
     )
 
 
-def _forget_settings() -> None:
+def _forget_choices() -> None:
+    """Read the settings again, and let the client look where they say, in their namespace."""
     from flowkit.settings import settings
 
     settings(reload=True)
+    if "flowkit.client.namespace" in sys.modules:
+        flowkit.default_namespace()
+        flowkit.default_metadata()
 
 
 @pytest.fixture
