@@ -68,6 +68,9 @@ OWNERS: dict[str, set[str]] = {
 }
 """Every third-party package and the parts that may know it."""
 
+CODECS = {"flowkit.datastore.codecs", "flowkit.datastore.pickling"}
+"""The only modules that pickle or unpickle."""
+
 PICKLERS = {"pickle", "_pickle", "cloudpickle", "marshal", "shelve", "dill"}
 ENVIRONMENT_READERS = {"flowkit.settings"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
@@ -234,7 +237,7 @@ def picklers(sources: Sources) -> list[str]:
     return [
         str(found)
         for found in imports(sources)
-        if found.target.split(".")[0] in PICKLERS and not within(found.module, "flowkit.datastore.codecs")
+        if found.target.split(".")[0] in PICKLERS and found.module not in CODECS
     ]
 
 
