@@ -86,3 +86,23 @@ def _parse_span(text: str, depth_of: dict[str, int]) -> Span:
     if not slash or step not in depth_of or (plus and not (count.isascii() and count.isdigit())):
         raise UsageError(f"'{text}' does not name tasks of this flow")
     return Span(step, Coordinates.parse(task, depth_of[step]), int(count) if plus else 1)
+
+
+def read_spans(text: str) -> tuple[Span, ...]:
+    """Read what `spans_text` wrote without knowing the flow, as far as names go.
+
+    The depth of a step is taken from the id itself: an id ``0`` of a step outside any foreach reads as index 0, which
+    is written the same. For naming tasks that is enough.
+
+    Raises
+    ------
+    UsageError
+        If the text is malformed.
+    """
+    spans = []
+    for part in text.split(","):
+        if part:
+            step, _, rest = part.partition("/")
+            depth = rest.partition("+")[0].partition("-")[0].count(".") + 1
+            spans.append(_parse_span(part, {step: depth}))
+    return tuple(spans)
