@@ -18,7 +18,6 @@ from flowkit.model.flowspec import FlowSpec
 from flowkit.model.next_call import NextCall, arguments, read_next_call
 from flowkit.model.parameters import Parameter
 from flowkit.model.step_source import StepSource, find_sources, plain_function, source_problems
-from flowkit.registry import TABLES
 
 NodeKind = Literal["linear", "split", "foreach", "parallel", "switch", "end", "invalid"]
 
@@ -118,6 +117,8 @@ class Graph:
     file: str = ""
     doc: str = ""
     problems: tuple[Problem, ...] = ()
+    lost: frozenset[str] = frozenset()
+    """Steps that the class replaces by something else, by mistake; `problems` tells them."""
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -174,16 +175,20 @@ def build_graph(cls: type) -> Graph:
     Graph
         Also where the flow is not valid. Only the source of the classes is read; nothing of it is run.
     """
-    functions, problems = _collect(cls)
+    functions, problems, lost = _collect(cls)
     plain = {name: function for name, value in functions.items() if (function := plain_function(value)) is not None}
     sources = find_sources(plain.values())
     found = [(function, sources[function.__code__]) for function in plain.values() if function.__code__ in sources]
-    problems += source_problems(found, TABLES["decorators"])
+    more_problems, more_lost = source_problems(found)
+    problems += more_problems
+    lost |= more_lost - set(functions)
     nodes: dict[str, Node] = {}
     for name, value in functions.items():
         function = plain.get(name)
         nodes[name] = _node(name, value, function, sources.get(function.__code__) if function else None)
-    graph = Graph(cls.__name__, nodes, *_ends(nodes), _file(cls, nodes), cleandoc(cls.__doc__ or ""), tuple(problems))
+    start, end = _ends(nodes, bool(lost))
+    doc = cleandoc(cls.__doc__ or "")
+    graph = Graph(cls.__name__, nodes, start, end, _file(cls, nodes), doc, tuple(problems), frozenset(lost))
     _connect(graph)
     return graph
 
@@ -191,9 +196,10 @@ def build_graph(cls: type) -> Graph:
 # -- from the class to nodes ---------------------------------------------------------------------------------------
 
 
-def _collect(cls: type) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the steps of a class and its bases by name, and what is wrong with their names."""
+def _collect(cls: type) -> tuple[dict[str, Any], list[Problem], set[str]]:
+    """Return the steps of a class and its bases by name, what is wrong with their names, and which are lost by that."""
     steps: dict[str, Any] = {}
+    lost: set[str] = set()
     parameters: dict[str, str] = {}
     problems: list[Problem] = []
     for base in reversed(cls.__mro__):
@@ -204,28 +210,29 @@ def _collect(cls: type) -> tuple[dict[str, Any], list[Problem]]:
                 if name in parameters:
                     problems.append(_clash(name, value, f"the parameter '{name}' of {parameters.pop(name)}"))
                 steps[name] = value
+                lost.discard(name)
             elif name in steps:
-                problems.extend(_replaced(name, base, steps.pop(name), value))
+                step = steps.pop(name)
+                if value is not None:  # None takes the step away on purpose
+                    problems.append(_replaced(name, base, step, value))
+                    lost.add(name)
             if isinstance(value, Parameter):
                 parameters[name] = base.__name__
-    return steps, problems
+    return steps, problems, lost
 
 
 def _is_step(value: Any) -> bool:
     return callable(value) and not isinstance(value, type) and getattr(value, "is_step", False) is True
 
 
-def _replaced(name: str, base: type, step: Any, value: Any) -> list[Problem]:
-    """A subclass gives a step's name to something that is none; None takes the step away on purpose."""
-    if value is None:
-        return []
+def _replaced(name: str, base: type, step: Any, value: Any) -> Problem:
+    """A subclass gives a step's name to something that is none."""
     function = plain_function(value)
     if function is not None:
         where = _location(function)
-        return [Problem(f"{base.__name__}.{name} replaces a step and is none itself", where, "write @step above it")]
-    if isinstance(value, Parameter):
-        return [_clash(name, step, f"a parameter of {base.__name__}")]
-    return [_clash(name, step, f"a value of {base.__name__}")]
+        return Problem(f"{base.__name__}.{name} replaces a step and is none itself", where, "write @step above it")
+    what = "parameter" if isinstance(value, Parameter) else "value"
+    return _clash(name, step, f"a {what} of {base.__name__}")
 
 
 def _clash(name: str, step: Any, other: str) -> Problem:
@@ -288,7 +295,7 @@ def _file(cls: type, nodes: Mapping[str, Node]) -> str:
     return next((node.location.file for node in reversed(list(nodes.values()))), "")
 
 
-def _ends(nodes: Mapping[str, Node]) -> tuple[str | None, str | None]:
+def _ends(nodes: Mapping[str, Node], incomplete: bool) -> tuple[str | None, str | None]:
     """Return the names of the start and the end: the one that is marked, else the one called so, else the only step."""
     result = []
     for name, marked in (
@@ -300,7 +307,7 @@ def _ends(nodes: Mapping[str, Node]) -> tuple[str | None, str | None]:
         elif name in nodes:
             result.append(name)
         else:
-            result.append(next(iter(nodes)) if len(nodes) == 1 else None)
+            result.append(next(iter(nodes)) if len(nodes) == 1 and not incomplete else None)
     return result[0], result[1]
 
 

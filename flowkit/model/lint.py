@@ -108,7 +108,7 @@ def ends_exist(facts: Facts) -> Iterator[Problem]:
                 f"(line {marked[0].location.line}) and '{node.name}'",
                 f"keep @step({word}=True) on one of them and write @step on the others",
             )
-        if found is None and not marked:
+        if found is None and not marked and word not in graph.lost:
             yield _no_end_point(graph, word)
 
 
@@ -233,7 +233,7 @@ def targets_exist(facts: Facts) -> Iterator[Problem]:
     guesses = 0
     for node in nodes.values():
         for target in node.targets:
-            if target not in nodes:
+            if target not in nodes and target not in facts.graph.lost:
                 guesses += 1
                 near = did_you_mean(target, nodes) if guesses <= GUESSES else None
                 yield at(

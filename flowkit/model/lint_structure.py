@@ -62,14 +62,9 @@ def no_orphans(facts: Facts) -> Iterator[Problem]:
     graph = facts.graph
     if graph.start is None:
         return
-    reached = graph.downstream(graph.start)
-    blind = [graph[name] for name in facts.broken if name in reached]
-    for node in blind:
-        if node.kind == "end" or (node.kind == "invalid" and not any(name in graph.nodes for name in node.mentions)):
-            return  # it could lead anywhere
-    if sum(len(node.targets) for node in blind) > GUESSES:
+    meant = _meant(facts, graph.downstream(graph.start))
+    if meant is None:
         return
-    meant = [name for node in blind for name in (*node.mentions, *_near_targets(node, graph))]
     reached = graph.downstream(graph.start, *meant)
     orphans = [name for name in graph.nodes if name not in reached]
     follows = {
@@ -86,12 +81,30 @@ def no_orphans(facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _near_targets(node: Node, graph: Graph) -> Iterator[str]:
+def _meant(facts: Facts, reached: set[str]) -> list[str] | None:
+    """Return the steps that broken transitions are likely to mean; None where one could lead anywhere."""
+    graph = facts.graph
+    if len(facts.order) < len(reached) or any(graph[name].targets == (name,) for name in reached):
+        return None  # a circle, which never leads to what stands behind it
+    meant: list[str] = []
+    guesses = 0
+    for node in (graph[name] for name in facts.broken if name in reached):
+        unknown = [target for target in node.targets if target not in graph.nodes]
+        guesses += len(unknown)
+        if guesses > GUESSES:
+            return None
+        near = [_nearest(target, graph) for target in unknown]
+        steps = [name for name in (*node.mentions, *near) if name in graph.nodes]
+        if None in near or not steps:
+            return None
+        meant += steps
+    return meant
+
+
+def _nearest(name: str, graph: Graph) -> str | None:
     from difflib import get_close_matches
 
-    for target in node.targets:
-        if target not in graph.nodes:
-            yield from get_close_matches(target, graph.nodes, n=1)
+    return next(iter(get_close_matches(name, graph.nodes, n=1)), None)
 
 
 def joins_balance(facts: Facts) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -112,41 +112,51 @@ def _first_line(statement: ast.stmt) -> int:
 # -- mistakes in the class body ------------------------------------------------------------------------------------
 
 
-def source_problems(sources: Iterable[tuple[FunctionType, StepSource]], decorators: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with how steps are written down, as far as only the source tells.
+def source_problems(sources: Iterable[tuple[FunctionType, StepSource]]) -> tuple[list[Problem], set[str]]:
+    """Return what is wrong with how steps are written down, as far as only the source tells, and whose steps got lost.
 
     Parameters
     ----------
     sources : iterable of (function, StepSource)
         The steps that were found.
-    decorators : mapping
-        By name, the step decorators that flowkit has of its own (only the names count).
+
+    Returns
+    -------
+    problems : list of Problem
+        Names that are given twice in one class body.
+    lost : set of str
+        Those of them that end up as something else than a step.
     """
     problems: list[Problem] = []
+    lost: set[str] = set()
     owners: dict[int, tuple[str, ast.ClassDef]] = {}
     for function, source in sources:
         if source.owner is not None:
             owners.setdefault(id(source.owner), (function.__code__.co_filename, source.owner))
-        problems.extend(_decorators_below_step(function, source.function, decorators))
     for file, owner in owners.values():
-        problems.extend(_defined_twice(file, owner))
-    return problems
+        for name, before, after in _given_twice(owner):
+            both = _is_step(before) and _is_step(after)
+            what = f"the step '{name}' is defined twice" if both else f"'{name}' is a step and something else"
+            problems.append(
+                Problem(
+                    f"{what} in {owner.name}: in line {before.lineno} and in line {after.lineno}",
+                    Location(file, after.lineno),
+                    "only the last one counts: rename one of the two",
+                )
+            )
+            if not _is_step(after):
+                lost.add(name)
+    return problems, lost
 
 
-def _defined_twice(file: str, owner: ast.ClassDef) -> Iterator[Problem]:
-    """Steps whose name is given again in the same class body: only the last one counts, silently."""
+def _given_twice(owner: ast.ClassDef) -> Iterator[tuple[str, ast.stmt, ast.stmt]]:
+    """The names that a class body gives again where one of the two is a step, with both statements."""
     earlier: dict[str, ast.stmt] = {}
     for statement in owner.body:
         for name in _names_given(statement):
             before = earlier.get(name)
             if before is not None and (_is_step(before) or _is_step(statement)):
-                both = _is_step(before) and _is_step(statement)
-                what = f"the step '{name}' is defined twice" if both else f"'{name}' is a step and something else"
-                yield Problem(
-                    f"{what} in {owner.name}: in line {before.lineno} and in line {statement.lineno}",
-                    Location(file, statement.lineno),
-                    "only the last one counts: rename one of the two",
-                )
+                yield name, before, statement
             earlier[name] = statement
 
 
@@ -169,31 +179,3 @@ def _decorator_name(decorator: ast.expr) -> str:
     if isinstance(called, ast.Attribute):
         return called.attr
     return called.id if isinstance(called, ast.Name) else ""
-
-
-def _decorators_below_step(
-    function: FunctionType, source: FunctionSource, decorators: Mapping[str, Any]
-) -> Iterator[Problem]:
-    names = [_decorator_name(item) for item in source.decorator_list]
-    if "step" not in names:
-        return
-    first_below = names.index("step") + 1
-    for name, item in zip(names[first_below:], source.decorator_list[first_below:], strict=True):
-        if name in decorators and _is_ours(_resolve(item, function.__globals__)):
-            yield Problem(
-                f"@{name} stands below @step",
-                Location(function.__code__.co_filename, item.lineno),
-                f"@step comes last, right above def {source.name}: move @{name} above it",
-            )
-
-
-def _resolve(decorator: ast.expr, module_globals: dict[str, Any]) -> Any:
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
-        return getattr(module_globals.get(called.value.id), called.attr, None)
-    return module_globals.get(called.id) if isinstance(called, ast.Name) else None
-
-
-def _is_ours(value: Callable[..., Any] | None) -> bool:
-    module = getattr(value, "__module__", None) or type(value).__module__
-    return isinstance(module, str) and module.startswith("flowkit.")
