@@ -107,7 +107,12 @@ def user_name() -> str:
         value = os.environ.get(name)
         if value:
             return value
-    return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):  # Windows; a container's user that no table names
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
 
 
 def home() -> str:

@@ -104,7 +104,7 @@ class _Attempt:
         frames = self._frames(parents)
         foreach = Foreach(frames, self.blobs)
         inherited = self._inherited(parents)
-        binding = Binding(self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited), foreach)
+        binding = Binding(self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited, self.step.name), foreach)
         flow: Any = object.__new__(self.definition.cls)
         object.__setattr__(flow, "_binding", binding)
         if self.node.is_join:
@@ -330,7 +330,7 @@ class _Attempt:
             # A generator can be used up once only: from here on the artifact is the list of its items.
             items = list(items)
             object.__setattr__(flow, variable, items)
-        pack, width = save_pack(self.blobs, items)
+        pack, width = save_pack(self.blobs, items, step=self.step.name, name=variable)
         return Transition("foreach", asked.targets, width, variable, None, pack)
 
     def _redacted(self, artifact: Artifact) -> Artifact:
