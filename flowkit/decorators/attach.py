@@ -64,11 +64,19 @@ class _Mark(Generic[_Class]):
     def __call__(self, /, **attributes: Any) -> Callable[[_Target], _Target]: ...
 
     def __call__(self, target: Any = None, /, **attributes: Any) -> Any:
+        frame = sys._getframe(1)
         if target is not None:
-            return self._put(target, attributes, sys._getframe(1))
-        return lambda target: self._put(target, attributes, sys._getframe(1))
+            return self._put(target, attributes, frame, frame.f_lineno)
+        code, line = frame.f_code, frame.f_lineno
 
-    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType) -> Any:
+        def put(target: Any) -> Any:
+            frame = sys._getframe(1)
+            # Python 3.10 gives the line of `def` to every decorator; the call's own line is right everywhere.
+            return self._put(target, attributes, frame, line if frame.f_code is code else frame.f_lineno)
+
+        return put
+
+    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType, line: int) -> Any:
         raise NotImplementedError
 
     def _make(self, attributes: Mapping[str, Any], location: Location) -> tuple[Any, list[Problem]]:
@@ -81,8 +89,8 @@ class _Mark(Generic[_Class]):
 class StepMark(_Mark[type[StepDecorator]]):
     """A decorator for steps, as users write it."""
 
-    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType) -> Any:
-        location = Location(frame.f_code.co_filename, frame.f_lineno)
+    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType, line: int) -> Any:
+        location = Location(frame.f_code.co_filename, line)
         name = self.decorator.name
         misplaced = self._misplaced(target, location)
         if misplaced is not None:
@@ -124,8 +132,8 @@ class StepMark(_Mark[type[StepDecorator]]):
 class FlowMark(_Mark[type[FlowDecorator]]):
     """A decorator for flows, as users write it."""
 
-    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType) -> Any:
-        location = Location(frame.f_code.co_filename, frame.f_lineno)
+    def _put(self, target: Any, attributes: Mapping[str, Any], frame: FrameType, line: int) -> Any:
+        location = Location(frame.f_code.co_filename, line)
         name = self.decorator.name
         if not isinstance(target, type):
             label = getattr(target, "__name__", repr(target))
@@ -365,13 +373,8 @@ def _larger(one: Any, other: Any) -> Any:
         return one
 
 
-def flow_records(definition: FlowDefinition) -> list[list[Any]]:
-    """Return what flow decorators want to be kept with the run: pairs of name and plain JSON."""
-    return [[decorator.name, decorator.record()] for decorator in definition.decorators]
-
-
-def restore_flow(definition: FlowDefinition, records: Sequence[Sequence[Any]]) -> None:
-    """Give flow decorators in another process what `flow_records` kept."""
-    for decorator, (name, recorded) in zip(definition.decorators, records, strict=False):
-        if decorator.name == name:
-            decorator.restore(recorded)
+def restore_flow(definition: FlowDefinition, records: Mapping[str, Any]) -> None:
+    """Give flow decorators, in another process, what their `record` wrote into the run's parameters manifest."""
+    for decorator in definition.decorators:
+        if decorator.name in records:
+            decorator.restore(records[decorator.name])

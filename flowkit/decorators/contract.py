@@ -41,9 +41,6 @@ class Attempts:
         decorators stand in for the user's code.
     timeout : float or None
         Seconds after which the runtime kills the process, where the step's own timeout did not work.
-    limit : float or None
-        Seconds that the step's own code may take. A process that ended without a word after more than that was
-        stopped by its time limit: its failure is of the kind ``timeout``.
     """
 
     retries: int = 0
@@ -53,7 +50,6 @@ class Attempts:
     on: tuple[str, ...] = ()
     fallback: bool = False
     timeout: float | None = None
-    limit: float | None = None
 
     def retries_on(self, kind: str, names: Iterable[str] = ()) -> bool:
         """Whether a failure is worth a retry, as long as one is left.
@@ -306,7 +302,6 @@ def combine(attempts: list[Attempts]) -> Attempts:
     given = [item for item in attempts if item.retries or item.delay or item.on]
     first = given[0] if given else Attempts()
     timeouts = [item.timeout for item in attempts if item.timeout is not None]
-    limits = [item.limit for item in attempts if item.limit is not None]
     return Attempts(
         retries=max((item.retries for item in attempts), default=0),
         delay=first.delay,
@@ -315,5 +310,4 @@ def combine(attempts: list[Attempts]) -> Attempts:
         on=first.on,
         fallback=any(item.fallback for item in attempts),
         timeout=min(timeouts) if timeouts else None,
-        limit=min(limits) if limits else None,
     )

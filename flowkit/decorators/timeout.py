@@ -1,10 +1,8 @@
 """``@timeout``: end a step that takes too long.
 
-Two things watch the step, both inside its own process so that only the step's code is counted and not the storing of
-what it made. At the limit a signal raises `TimeoutException` in the step. Code that cannot be interrupted by a signal,
-because it is stuck in a native library, is ended after a grace by the watchdog of `faulthandler`, which needs
-no interpreter: it writes to the log where the step hangs and ends the process. Behind both stands the runtime, which
-kills a process that is still there at twice the limit and a minute.
+At the limit a signal raises `TimeoutException` in the step. Code that no signal can interrupt, because it is stuck in
+a native library, is killed by the runtime after a grace; half-way there the watchdog of `faulthandler`, which needs no
+interpreter, writes to the log where the step hangs.
 """
 
 from __future__ import annotations
@@ -58,23 +56,23 @@ class Timeout(StepDecorator):
         return problems
 
     def attempts(self) -> Attempts | None:
-        """Return the limit, and when the runtime is to kill what neither the signal nor the watchdog ended."""
+        """Return when the runtime is to kill what the signal did not end."""
         limit = self.limit()
-        return Attempts(timeout=2 * limit + 60, limit=limit) if limit else None
+        return Attempts(timeout=limit + grace(limit)) if limit else None
 
     def limit(self) -> float:
         """Return the limit in seconds."""
         return sum((number(self.attributes[unit]) or 0.0) * factor for unit, factor in _UNITS.items())
 
     def around(self, task: TaskContext, proceed: Callable[[], None]) -> None:
-        """Run the step under both watches."""
+        """Run the step with the signal and the watchdog set."""
         limit = self.limit()
         if task.fallback or not limit:
             proceed()
             return
         import faulthandler
 
-        faulthandler.dump_traceback_later(limit + grace(limit), exit=True, file=_STDERR)
+        faulthandler.dump_traceback_later(limit + grace(limit) / 2, file=_STDERR)
         try:
             _interrupted_after(limit, task.step, proceed)
         finally:
@@ -91,7 +89,7 @@ def _interrupted_after(limit: float, step: str, proceed: Callable[[], None]) -> 
     import threading
 
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        proceed()  # the watchdog alone must do
+        proceed()  # the runtime alone must do
         return
     running = True
 
