@@ -77,7 +77,7 @@ class Group:
         if mark is None:
             mark = self._variants[variant] = len(self._variants) + 1
             if mark == 256:  # a byte a branch is not enough any more
-                self._marks = array("I", self._marks)
+                self._marks = array("I", list(self._marks))
         self._marks[branch] = mark
         self.arrived += 1
         return True

@@ -221,8 +221,9 @@ class Scheduler:
         ref : TaskRef
             The task; the control task (node 0) for a gang.
         attempt : int
-            The attempt that committed it, as the manifest says. One that was given up and committed after all
-            counts: the task is finished, and a newer attempt that still runs has nothing left to decide.
+            The attempt whose launch has ended and left (or found) the commit, whichever attempt had written it. One
+            that was given up earlier and committed after all counts too: the task is finished, and a newer attempt
+            that still runs has nothing left to decide; its own end is to be reported all the same.
         transition : Transition
             Where it goes next.
         now : float
