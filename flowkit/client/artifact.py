@@ -55,7 +55,7 @@ class DataArtifact(ClientObject):
         ArtifactError
             If the stored content is damaged or missing, or cannot be turned into a value here.
         """
-        return self._connection.value(self.id, self._artifact)
+        return self._connection.value(self.pathspec, self._artifact)
 
     @property
     def size(self) -> int:

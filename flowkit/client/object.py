@@ -89,9 +89,9 @@ class ClientObject:
         return cls._of(self, self._connection, self._path._replace(**{cls._kind: name}), self._namespace)
 
     @classmethod
-    def unchecked(cls: type[_Object], pathspec: str) -> _Object:
-        """Return the object of a path without looking whether it is there, and without a namespace."""
-        return cls._of(None, connect(get_metadata()), Pathspec.parse(pathspec, cls._depth), None)
+    def unchecked(cls: type[_Object], pathspec: str, place: str) -> _Object:
+        """Return the object of a path in a place, without looking whether it is there, and without a namespace."""
+        return cls._of(None, connect(place), Pathspec.parse(pathspec, cls._depth), None)
 
     # -- is it there? -------------------------------------------------------------------------------------------------
 

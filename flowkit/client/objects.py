@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from flowkit.client.artifact import DataArtifact, FlowData
+from flowkit.client.connection import normal_place
 from flowkit.client.flow import Flow, Flowkit
+from flowkit.client.namespace import get_metadata
 from flowkit.client.object import ClientObject
 from flowkit.client.run import Run
 from flowkit.client.step import Step
@@ -20,10 +22,18 @@ _KINDS: dict[str, type[ClientObject]] = {
 }
 
 
-def make(kind: str, pathspec: str) -> ClientObject:
-    """Return the object of a kind (``flow``, ``run``, ``step``, ``task``, ``artifact``) and path.
+def make(kind: str, pathspec: str, root: str | None = None) -> ClientObject:
+    """Return the object of a kind and path, for ``current.run`` and ``current.task``.
 
-    Nothing is looked up before it is asked for, and no namespace is looked at: this is what ``current.run`` and
-    ``current.task`` are made with.
+    Nothing is looked up before it is asked for, and no namespace is looked at.
+
+    Parameters
+    ----------
+    kind : str
+        ``flow``, ``run``, ``step``, ``task`` or ``artifact``.
+    pathspec : str
+        The path.
+    root : str, optional
+        The datastore's root; default: where the client reads.
     """
-    return _KINDS[kind].unchecked(pathspec)
+    return _KINDS[kind].unchecked(pathspec, get_metadata() if root is None else normal_place(root))

@@ -49,21 +49,22 @@ class Output:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise UsageError(f"{count!r} is not a number of lines")
         name = None if stream is None else _stream(stream)
-        asked = count
-        while True:
+        lines: list[LogLine] = []
+        # Pieces of a line count one by one in the log: ask for more where lines are too few or one may be cut. A line
+        # in very many pieces comes without its beginning, rather than reading all of the log for it.
+        for asked in (count + 1, 4 * count + 16, 16 * count + 256):
             found = tail_log(self._storage, *self._where, asked, name)
-            lines = [line.decode("utf-8", "replace") for _, line in _joined(iter(found))]
-            # Pieces of a line count one by one in the log: ask for more until there are whole lines enough.
-            if len(lines) >= count or len(found) < asked:
-                return lines[-count:] if count else []
-            asked *= 4
+            lines = list(_joined(iter(found)))
+            if len(found) < asked or not _may_be_cut(lines, count):
+                break
+        return [line.text.decode("utf-8", "replace") for line in lines[max(0, len(lines) - count) :]]
 
     def _lines(self, stream: str, as_unicode: bool) -> Iterator[tuple[datetime, Any]]:
         from datetime import datetime, timezone
 
-        for when, text in _joined(self._read(stream)):
-            time = datetime.fromtimestamp(when, timezone.utc).astimezone()
-            yield time, text.decode("utf-8", "replace") if as_unicode else text
+        for line in _joined(self._read(stream)):
+            time = datetime.fromtimestamp(line.when, timezone.utc).astimezone()
+            yield time, line.text.decode("utf-8", "replace") if as_unicode else line.text
 
     def _read(self, stream: str) -> Iterator[LogLine]:
         return read_log(self._storage, *self._where, stream)
@@ -76,14 +77,25 @@ def _stream(name: str) -> str:
     return found
 
 
-def _joined(lines: Iterator[LogLine]) -> Iterator[tuple[float, bytes]]:
-    """Yield (time, text) of whole lines: the pieces of one joined, with the time of the first."""
-    begun: dict[str, tuple[float, list[bytes]]] = {}
+def _joined(lines: Iterator[LogLine]) -> Iterator[LogLine]:
+    """Yield whole lines: the pieces of one joined, with the time of the first."""
+    begun: dict[str, list[LogLine]] = {}
     for line in lines:
         if line.partial:
-            begun.setdefault(line.stream, (line.when, []))[1].append(line.text)
-            continue
-        when, pieces = begun.pop(line.stream, (line.when, []))
-        yield when, b"".join([*pieces, line.text]) if pieces else line.text
-    for when, pieces in begun.values():
-        yield when, b"".join(pieces)
+            begun.setdefault(line.stream, []).append(line)
+        else:
+            pieces = begun.pop(line.stream, None)
+            yield _join([*pieces, line]) if pieces else line
+    for pieces in begun.values():
+        yield _join(pieces)
+
+
+def _join(pieces: list[LogLine]) -> LogLine:
+    return LogLine(pieces[0].when, pieces[0].stream, b"".join(piece.text for piece in pieces))
+
+
+def _may_be_cut(lines: list[LogLine], count: int) -> bool:
+    """Whether one of the last `count` lines may have begun before the first one: it is the first of its stream."""
+    before = lines[: max(0, len(lines) - count)]
+    sure = {"note", *(line.stream for line in before)}
+    return any(line.stream not in sure for line in lines[len(before) :])

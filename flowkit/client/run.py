@@ -110,12 +110,13 @@ class Run(ClientObject):
     def end_task(self) -> Task | None:
         """The task of the last step; None where the run did not get there."""
         # The usual name first: it saves reading the graph.
-        for name in ("end", self._graph_endpoints[1]):
-            task = self._child(Step, name)._child(Task, "0")
-            manifest = task._manifest
-            if manifest is not None and manifest.transition.kind == "end":
-                return task
-        return None
+        task = self._child(Step, "end")._child(Task, "0")
+        if task._manifest is None or task._manifest.transition.kind != "end":
+            last = self._graph_endpoints[1]
+            if last == "end":
+                return None
+            task = self._child(Step, last)._child(Task, "0")
+        return None if task._manifest is None else task
 
     @property
     def code(self) -> None:
