@@ -40,7 +40,8 @@ class Attempts:
         After the last user attempt ended without a word (its process died), one more attempt in which
         decorators stand in for the user's code.
     timeout : float or None
-        Seconds after which the runtime kills the process, where the step's own timeout did not work.
+        Seconds that the step's code may take. Where it does not end by itself then, the executor kills its process
+        after a grace.
     """
 
     retries: int = 0

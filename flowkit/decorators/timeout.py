@@ -1,8 +1,8 @@
 """``@timeout``: end a step that takes too long.
 
 At the limit a signal raises `TimeoutException` in the step. Code that no signal can interrupt, because it is stuck in
-a native library, is killed by the runtime after a grace; half-way there the watchdog of `faulthandler`, which needs no
-interpreter, writes to the log where the step hangs.
+a native library, is killed by the executor after a grace; shortly before, the watchdog of `faulthandler`, which needs
+no interpreter, writes to the log where the step hangs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
 _LONGEST = 366 * 24 * 3600
 _STDERR = 2
+_HANGS = 2.0
+"""Seconds after the limit when a step that is still there counts as hanging; executors have a longer grace."""
 
 
 class Timeout(StepDecorator):
@@ -56,9 +58,9 @@ class Timeout(StepDecorator):
         return problems
 
     def attempts(self) -> Attempts | None:
-        """Return when the runtime is to kill what the signal did not end."""
+        """Return the limit, so that the executor kills what the signal did not end."""
         limit = self.limit()
-        return Attempts(timeout=limit + grace(limit)) if limit else None
+        return Attempts(timeout=limit) if limit else None
 
     def limit(self) -> float:
         """Return the limit in seconds."""
@@ -72,16 +74,11 @@ class Timeout(StepDecorator):
             return
         import faulthandler
 
-        faulthandler.dump_traceback_later(limit + grace(limit) / 2, file=_STDERR)
+        faulthandler.dump_traceback_later(limit + _HANGS, file=_STDERR)
         try:
             _interrupted_after(limit, task.step, proceed)
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def grace(limit: float) -> float:
-    """Return the seconds that a step has to end after its limit: a tenth of it, at least 5 s and at most 60 s."""
-    return min(60.0, max(5.0, limit / 10))
 
 
 def _interrupted_after(limit: float, step: str, proceed: Callable[[], None]) -> None:
@@ -89,7 +86,7 @@ def _interrupted_after(limit: float, step: str, proceed: Callable[[], None]) -> 
     import threading
 
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        proceed()  # the runtime alone must do
+        proceed()  # the executor alone must do
         return
     running = True
 

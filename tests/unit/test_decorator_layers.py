@@ -21,7 +21,7 @@ from flowkit.decorators.events import FlowkitEvent, Trigger
 from flowkit.decorators.exit_hook import ExitHook
 from flowkit.decorators.parallel import Parallel, ParallelInfo
 from flowkit.decorators.secrets import Secrets
-from flowkit.decorators.timeout import Timeout, grace, spoken
+from flowkit.decorators.timeout import Timeout, spoken
 from flowkit.decorators.trigger import TriggerOnFinish
 from flowkit.exceptions import (
     FailureHandledByCatch,
@@ -193,7 +193,6 @@ def test_catch_around_timeout() -> None:
 
 def test_times_as_they_are_said() -> None:
     assert [spoken(value) for value in (0.5, 90, 3600, 7325)] == ["0.5 s", "1 min 30 s", "1 h", "2 h 2 min 5 s"]
-    assert [grace(value) for value in (1, 300, 36_000)] == [5.0, 30.0, 60.0]
 
 
 # -- environment, secrets, gangs --------------------------------------------------------------------------------------

@@ -355,8 +355,7 @@ def test_retry_waits_here_only_for_a_pause_that_was_given() -> None:
 def test_retry_catch_and_timeout_together() -> None:
     asked = policy(one_step(catch, retry(times=2), timeout(minutes=1, seconds="30")).steps["work"])
     assert (asked.retries, asked.fallback) == (2, True)
-    assert asked.timeout is not None
-    assert asked.timeout > 90, "the runtime's kill comes after the step's own timeout"
+    assert asked.timeout == 90
     assert policy(one_step().steps["work"]) == Attempts()
 
 
