@@ -257,20 +257,20 @@ class RelationalMetadata(MetadataStore):
             rows = db.select(self._sql(sql.STEPS), (key,))
         counts: dict[str, dict[str, int]] = {}
         began: dict[str, float] = {}
-        ended: dict[str, float | None] = {}
+        ended: dict[str, float] = {}
         for step, state, count, started, finished in rows:
             shown = "lost" if lost and state == "running" else state
             of_step = counts.setdefault(step, {})
             of_step[shown] = of_step.get(shown, 0) + count
             began[step] = min(began.get(step, sql.NOT_BEGUN), sql.NOT_BEGUN if started is None else started)
-            if state not in FINAL or ended.get(step, 0.0) is None:
-                ended[step] = None
-            else:
-                ended[step] = max(ended.get(step) or 0.0, finished or 0.0) or None
-        return [
-            StepRecord(flow, run, step, began[step] if began[step] < sql.NOT_BEGUN else record.created, ended[step], of)
-            for step, of in sorted(counts.items(), key=lambda item: (began[item[0]], item[0]))
-        ]
+            if finished is not None:
+                ended[step] = max(ended.get(step, finished), finished)
+        steps = []
+        for step in sorted(counts, key=lambda name: (began[name], name)):
+            created = began[step] if began[step] < sql.NOT_BEGUN else record.created
+            finished = ended.get(step) if counts[step].keys() <= FINAL else None
+            steps.append(StepRecord(flow, run, step, created, finished, counts[step]))
+        return steps
 
     def tasks(
         self,

@@ -28,7 +28,9 @@ FILE = "metadata.db"
 APPLICATION_ID = 0x464C4F57  # "FLOW": marks the database as flowkit's
 PATIENCE = 75.0
 """Seconds that a write waits for a lock that somebody else holds."""
-_SLICE = 2.0
+_TELL_AFTER = 2.0
+_SLICE = 0.2
+"""Seconds that SQLite itself waits for a lock; `SqliteMetadata.patience` is made of these."""
 _HEARTBEAT_PATIENCE = 1.0
 _SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -76,7 +78,7 @@ class SqliteMetadata(RelationalMetadata):
         self.path = os.path.join(self.root, FILE)
         self._read_only = read_only
         self._notice = notice or (lambda text: None)
-        self._patience = patience
+        self.patience = patience
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
@@ -91,13 +93,13 @@ class SqliteMetadata(RelationalMetadata):
         Under a lock of somebody else a heartbeat is left out rather than waited for: the next one follows, and on
         one machine the process itself tells that it is alive.
         """
-        patience, self._patience = self._patience, _HEARTBEAT_PATIENCE
+        patience, self.patience = self.patience, min(self.patience, _HEARTBEAT_PATIENCE)
         try:
             super().heartbeat(flow, run, when)
         except _Locked:
             pass
         finally:
-            self._patience = patience
+            self.patience = patience
 
     def about(self) -> Mapping[str, Any]:
         """Return where the database is, how it is kept, how big it is, and how many flows, runs and tasks it has."""
@@ -150,9 +152,9 @@ class SqliteMetadata(RelationalMetadata):
                 if not _is_locked(error):
                     raise
                 waited = time.monotonic() - began
-                if waited >= self._patience:
+                if waited >= self.patience:
                     raise self._locked(waited) from error
-                if not told and waited >= _SLICE:
+                if not told and waited >= _TELL_AFTER:
                     self._notice(f"waiting for the metadata store: {self._locked(waited).headline}")
                     told = True
                 time.sleep(0.02)
@@ -284,7 +286,6 @@ class SqliteMetadata(RelationalMetadata):
         )
 
     def _connect(self, path: str, uri: bool = False) -> sqlite3.Connection:
-        # a short timeout: `_patiently` waits on, and tells
         return sqlite3.connect(path, timeout=_SLICE, isolation_level=None, check_same_thread=False, uri=uri)
 
     def _version(self, db: sqlite3.Connection) -> int:

@@ -49,6 +49,8 @@ class MetadataStore(ABC):
 
     name: str
     """The name in the registry: ``local``, ``service``."""
+    patience: float = 75.0
+    """Seconds that a write waits where somebody else holds the store up; a loop with other things to do sets less."""
     fresh: bool = False
     """The index was made anew and may lack what the datastore has: `flowkit.runtime.rebuild.rebuild` fills it."""
 
