@@ -1,0 +1,628 @@
+"""The local executor: each task in a process of its own on this machine.
+
+It talks to a fork server, which starts the processes and tells how they end, and to a log process, which reads what
+they write (`flowkit.runtime.forkserver`, `flowkit.runtime.logprocess`). It holds no thread and never waits but in
+`close`. Both helpers may die: the log process is replaced without a task noticing, the server by one that starts
+fresh interpreters.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowkit.exceptions import FlowkitError, UsageError
+from flowkit.model.launch import Launch, spans_text
+from flowkit.runtime import forkserver, messages
+from flowkit.runtime.executor import Ended, Event, Executor, Output, Started
+from flowkit.runtime.forkserver import Target
+from flowkit.runtime.messages import Channel, Frame, launch_to_json
+from flowkit.runtime.processes import OutOfMemory, Register, clear_leftovers, signal_group, why_not_fork
+
+CANCEL_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL when launches are cancelled."""
+GANG_GRACE = 2.0
+"""Seconds that the other nodes of a gang have after one has failed."""
+TIMEOUT_GRACE = 5.0
+"""Seconds after a step's timeout until its process is killed: the clean end inside the task comes first."""
+FRESH_GRACE = 120.0
+"""Further seconds for a fresh interpreter that has not said yet that the user's code begins: it imports the flow."""
+MOST_REPLACEMENTS = 10
+_LONGEST_ARGUMENT = 64 << 10
+_CLOSE_SECONDS = 5.0
+_PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0)
+
+SpawnCommand = Callable[[Launch, "int | None"], "list[str]"]
+"""``spawn_command(launch, node)`` returns the command line that carries out a launch in a fresh interpreter."""
+
+
+class _Group:
+    """A launch and its processes: one, or the nodes of a gang."""
+
+    __slots__ = ("ended", "failure", "launch", "left", "nodes", "reason", "started")
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.nodes: list[_Node] = []
+        self.left = max(1, launch.gang)
+        self.started = False
+        self.failure: int | None = 0
+        self.reason: str | None = None
+        self.ended = 0.0
+
+
+class _Node:
+    """One process of a launch."""
+
+    __slots__ = (
+        "asked",
+        "deadline",
+        "drained",
+        "ended",
+        "fresh",
+        "group",
+        "index",
+        "kill",
+        "number",
+        "parents_file",
+        "pid",
+        "refusals",
+    )
+
+    def __init__(self, number: int, group: _Group, index: int) -> None:
+        self.number = number
+        self.asked = False
+        self.drained = False
+        self.group = group
+        self.index = index
+        self.pid: int | None = None
+        self.fresh = False
+        self.kill: str | None = None
+        self.ended: tuple[int | None, float] | None = None
+        self.deadline: float | None = None
+        self.parents_file: str | None = None
+        self.refusals = 0
+
+
+class LocalExecutor(Executor):
+    """Carries launches out on this machine; made by `prepare`, ready after `configure`.
+
+    Attributes
+    ----------
+    notices : list of str
+        What the user should be told, in one line each; whoever shows them empties the list.
+    """
+
+    name = "local"
+
+    def __init__(self, spawn_command: SpawnCommand) -> None:
+        self.notices: list[str] = []
+        self.fresh_always = False
+        self._spawn_command = spawn_command
+        self._config: dict[str, Any] = {}
+        self._folder = ""
+        self._workers = 1
+        self._fresh: Mapping[str, Mapping[str, str]] = {}
+        self._timeouts: Mapping[str, float] = {}
+        self._timeout_grace = TIMEOUT_GRACE
+        self._server: Channel
+        self._server_pid = 0
+        self._log: Channel
+        self._log_pid = 0
+        self._replacements = 0
+        self._register: Register | None = None
+        self._memory: OutOfMemory | None = None
+        self._nodes: dict[int, _Node] = {}
+        self._next = 1
+        self._waiting: deque[_Group] = deque()
+        self._running = 0
+        self._deadlines: list[tuple[float, int, _Node, str]] = []
+        self._pushed = 0
+        self._events: list[Event] = []
+        self._closed = False
+
+    # -- construction ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def prepare(
+        cls,
+        target: Target,
+        spawn_command: SpawnCommand,
+        *,
+        task_start: str = "auto",
+        random_before: tuple[Any, ...] | None = None,
+        warm: Callable[[], None] | None = None,
+    ) -> LocalExecutor:
+        """Fork the helpers; to be called before any thread, store, database connection or log file is opened.
+
+        Parameters
+        ----------
+        target : callable
+            ``target(config, launch, node)`` carries out one attempt in a forked task and returns its exit status.
+        spawn_command : callable
+            ``spawn_command(launch, node)`` returns the command line of a fresh interpreter that does the same; see
+            `step_arguments`. An argument that is too long is put into a file, and ``@`` and its path take its place.
+        task_start : str, default "auto"
+            ``fork``, ``spawn``, or ``auto``: fork unless something in this process does not survive it, which
+            `notices` then says.
+        random_before : tuple, optional
+            ``random.getstate()`` from before the flow was imported, to see whether the import seeded it.
+        warm : callable, optional
+            Called once in the fork server, at the same time as what follows here: imports what every task needs.
+
+        Raises
+        ------
+        UsageError
+            Where processes cannot be started like this at all (Windows).
+        """
+        if not hasattr(os, "fork") or not hasattr(socket, "AF_UNIX"):
+            raise UsageError(
+                "flowkit runs local tasks on Linux and macOS only", "on Windows use the Windows Subsystem for Linux"
+            )
+        executor = cls(spawn_command)
+        reason: str | None = "asked for" if task_start == "spawn" else None
+        if reason is None:
+            reason = executor._fork_server(target, random_before, warm, check=task_start == "auto")
+        if reason is not None:
+            executor._start_fresh_server()
+            if task_start == "auto":
+                executor.notices.append(f"tasks start in fresh interpreters: {reason}")
+        executor._start_log()
+        return executor
+
+    def _fork_server(
+        self, target: Target, random_before: tuple[Any, ...] | None, warm: Callable[[], None] | None, *, check: bool
+    ) -> str | None:
+        if check and os.uname().sysname != "Linux":
+            return why_not_fork()
+        pid, end = forkserver.start(target, random_before, warm)
+        # Only now: libraries that are prepared for a fork have ended their threads for it.
+        reason = why_not_fork((end.fileno(),)) if check else None
+        if reason is not None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            end.close()
+            return reason
+        self._server, self._server_pid = Channel(end), pid
+        return None
+
+    def _start_fresh_server(self) -> None:
+        from flowkit.settings import environment
+
+        pid, end = forkserver.start_fresh(environment())
+        self._server, self._server_pid, self.fresh_always = Channel(end), pid, True
+
+    def _start_log(self) -> None:
+        mine, theirs = messages.pair()
+        self._log, self._log_pid = mine, 0
+        self._send_limit()
+        self._server.send_descriptors([theirs.fileno()], messages.NEW_LOG)
+        theirs.close()
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Tell what holds for the whole run, once it has its id.
+
+        Parameters
+        ----------
+        config : dict
+            Plain JSON values, which are handed to `target` as they are. Of these, this executor uses: ``run_folder``
+            (the local folder for logs: ``<root>/flows/<Flow>/<run>``), ``max_workers`` (default: the number of CPUs,
+            at least 4), ``max_log_size`` (bytes of one log; default 1 GiB), ``fresh`` (for steps that must start as
+            fresh interpreters: their environment variables), ``timeouts`` (seconds, by step), ``timeout_grace``
+            (seconds, default 5).
+        """
+        self._config = dict(config)
+        self._folder = os.path.abspath(config["run_folder"])
+        self._workers = int(config.get("max_workers") or max(4, os.cpu_count() or 1))
+        self._fresh = config.get("fresh") or {}
+        self._timeouts = config.get("timeouts") or {}
+        self._timeout_grace = float(config.get("timeout_grace", TIMEOUT_GRACE))
+        self._memory = OutOfMemory()
+        root = os.path.dirname(os.path.dirname(os.path.dirname(self._folder)))
+        killed = clear_leftovers(root)
+        if killed:
+            self.notices.append(f"{killed} processes that a killed run had left behind were ended")
+        self._register = Register.create(root)
+        if self._register is not None:
+            self._config["register"] = self._register.path
+        self._send_limit()
+        self._send_config()
+
+    def _send_limit(self) -> None:
+        limit = self._config.get("max_log_size")
+        if limit:
+            self._log.send(messages.LIMIT, 0, 0, str(int(limit)).encode())
+
+    def _send_config(self) -> None:
+        self._server.send(messages.CONFIG, 0, 0, json.dumps(self._config, separators=(",", ":")).encode())
+
+    # -- the port -------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> int | None:
+        """Return how many more processes fit; a gang larger than the limit runs when nothing else does."""
+        return max(0, self._workers - self._running - sum(max(1, group.launch.gang) for group in self._waiting))
+
+    def submit(self, launches: Sequence[Launch]) -> None:
+        """Start launches; those above the number of workers wait for their turn."""
+        self._waiting.extend(map(_Group, launches))
+        self._start_waiting()
+
+    def file_descriptors(self) -> Sequence[int]:
+        """Return the channels to the helpers; they change when a helper is replaced."""
+        return [each.fileno() for each in (self._server, self._log) if not each.closed]
+
+    def poll(self) -> list[Event]:
+        """Return what has happened."""
+        self._server.flush()
+        self._log.flush()
+        self._hear()
+        now = time.time()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            when, _, node, action = heapq.heappop(self._deadlines)
+            self._at_deadline(when, node, action)
+        self._start_waiting()
+        events, self._events = self._events, []
+        return events
+
+    def _hear(self) -> None:
+        for told in self._server.receive():
+            self._from_server(told)
+        for told in self._log.receive():
+            self._from_log(told)
+        if self._server.closed:
+            self._replace_server()
+        if self._log.closed:
+            self._replace_log()
+
+    def next_deadline(self) -> float | None:
+        """Return when `poll` must be called at the latest."""
+        if self._events:
+            return 0.0
+        if self._server.pending or self._log.pending:
+            return time.time() + 0.01
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def cancel(self, *, now: bool) -> None:
+        """End every launch; those that have not started end at once."""
+        when = time.time()
+        while self._waiting:
+            self._events.append(Ended(self._waiting.popleft().launch, None, when, "cancelled"))
+        for node in list(self._nodes.values()):
+            self._end_node(node, "cancelled", gently=not now)
+
+    def close(self) -> None:
+        """End what still runs, then the helpers; nothing is left behind."""
+        if self._closed:
+            return
+        self._closed = True
+        for node in self._nodes.values():
+            self._signal(node, signal.SIGKILL)
+        self._log.send(messages.QUIT)
+        self._server.flush_all(_CLOSE_SECONDS)
+        if not _wait_closed(self._log, _CLOSE_SECONDS) and self._log_pid:
+            signal_group(self._log_pid, signal.SIGKILL)
+        self._server.send(messages.QUIT)
+        if not _wait_closed(self._server, _CLOSE_SECONDS):
+            _kill(self._server_pid)
+        self._reap_server(wait=True)
+        self._log.close()
+        self._server.close()
+        for node in self._nodes.values():
+            _remove(node.parents_file)
+        if self._register is not None:
+            self._register.remove()
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        while self._waiting and not self._server.closed:
+            size = max(1, self._waiting[0].launch.gang)
+            if self._running and self._running + size > self._workers:
+                return
+            group = self._waiting.popleft()
+            self._running += size
+            for index in range(size):
+                node = _Node(self._next, group, index)
+                self._next += 1
+                self._nodes[node.number] = node
+                group.nodes.append(node)
+                self._ask_for(node)
+
+    def _ask_for(self, node: _Node) -> None:
+        """Ask the server for a process."""
+        node.asked = True
+        launch = node.group.launch
+        task = launch.coordinates
+        if launch.gang:
+            from flowkit.runtime.gang import node_coordinates
+
+            task = node_coordinates(task, node.index)
+        folder = os.path.join(self._folder, launch.step, str(task), str(launch.attempt))
+        variables = self._fresh.get(launch.step)
+        index = node.index if launch.gang else None
+        node.fresh = self.fresh_always or variables is not None
+        if node.fresh:
+            command = self._spawn_command(launch, index)
+            rest: list[Any] = [self._shortened(node, command, folder), dict(variables or {})]
+        else:
+            rest = launch_to_json(launch)
+        payload = messages.pack_task(folder, json.dumps(rest, separators=(",", ":")).encode())
+        kind = messages.EXEC if node.fresh else messages.FORK
+        self._server.send(kind, node.number, -1 if index is None else index, payload)
+
+    def _shortened(self, node: _Node, command: list[str], folder: str) -> list[str]:
+        """Put an argument that is too long for a command line (a join's parents) into a file."""
+        out = []
+        for argument in command:
+            if len(argument) > _LONGEST_ARGUMENT:
+                os.makedirs(folder, exist_ok=True)
+                node.parents_file = os.path.join(folder, "parents")
+                with open(node.parents_file, "w", encoding="utf-8") as file:
+                    file.write(argument)
+                argument = "@" + node.parents_file
+            out.append(argument)
+        return out
+
+    # -- what the helpers tell ------------------------------------------------------------------------------------
+
+    def _from_server(self, told: Frame) -> None:
+        node = self._nodes.get(told.task)
+        if node is None:
+            return
+        if told.kind == messages.STARTED:
+            self._on_started(node, told.number, messages.unpack_time(told.payload)[0])
+        elif told.kind == messages.ENDED:
+            node.ended = (told.number, messages.unpack_time(told.payload)[0])
+            if node.drained:
+                self._conclude(node, *node.ended, node.kill)
+        elif told.kind == messages.REFUSED:
+            self._on_refused(node, told.payload.decode("utf-8", "replace"))
+
+    def _on_started(self, node: _Node, pid: int, when: float) -> None:
+        node.pid = pid
+        seconds = self._timeouts.get(node.group.launch.step)
+        if seconds is not None:
+            # Until the task says that its code begins, this is all that is known of when it did.
+            self._set_timeout(node, when + seconds + (FRESH_GRACE if node.fresh else 0.0))
+        if not node.group.started:
+            node.group.started = True
+            self._events.append(Started(node.group.launch, pid, when))
+        if node.kill is not None:
+            self._signal(node, signal.SIGKILL)  # it was cancelled before it had a process
+
+    def _on_refused(self, node: _Node, text: str) -> None:
+        """The machine has no more processes or descriptors to give: wait a little, for others to end."""
+        node.refusals += 1
+        node.asked = False
+        if node.kill is not None or node.refusals > len(_PAUSES):
+            if node.kill is None:
+                self.notices.append(f"{node.group.launch.ref}: no process could be started: {text}")
+            self._conclude(node, None, time.time(), node.kill or "lost")
+            return
+        if node.refusals == 1:
+            self.notices.append(f"no process can be started at the moment ({text}): trying again")
+        self._push(time.time() + _PAUSES[node.refusals - 1], node, "again")
+
+    def _from_log(self, told: Frame) -> None:
+        if told.kind == messages.LINE:
+            node = self._nodes.get(told.task)
+            if node is not None:
+                when, text = messages.unpack_time(told.payload)
+                stream = "err" if told.number else "out"
+                self._events.append(Output(node.group.launch, stream, text.decode("utf-8", "replace"), when))
+        elif told.kind == messages.DRAINED:
+            self._on_drained(told.task)
+        elif told.kind == messages.DROPPED:
+            node = self._nodes.get(told.task)
+            if node is not None:
+                note = f"[{told.number} lines are not shown here; the log has them]"
+                self._events.append(Output(node.group.launch, "err", note, time.time()))
+        elif told.kind == messages.TROUBLE:
+            self.notices.append(told.payload.decode("utf-8", "replace"))
+        elif told.kind == messages.HELLO:
+            self._log_pid = told.number
+        elif told.kind in (messages.BEGAN, messages.FINISHED):
+            self._on_mark(told)
+
+    def _on_mark(self, told: Frame) -> None:
+        node = self._nodes.get(told.task)
+        seconds = None if node is None else self._timeouts.get(node.group.launch.step)
+        if node is None or seconds is None:
+            return
+        if told.kind == messages.BEGAN:
+            self._set_timeout(node, messages.unpack_time(told.payload)[0] + seconds)
+        else:
+            node.deadline = None
+
+    def _on_drained(self, number: int) -> None:
+        node = self._nodes.get(number)
+        if node is None:
+            return
+        node.drained = True
+        if node.ended is not None:
+            self._conclude(node, *node.ended, node.kill)
+
+    def _conclude(self, node: _Node, status: int | None, when: float, reason: str | None) -> None:
+        """A process of a launch is over and drained; the launch is, when all of them are."""
+        if self._nodes.pop(node.number, None) is None:
+            return
+        _remove(node.parents_file)
+        self._running -= 1
+        group = node.group
+        group.left -= 1
+        group.ended = max(group.ended, when)
+        if status == 0:
+            reason = None
+        elif status == -signal.SIGKILL and reason is None and self._memory is not None and self._memory.happened():
+            reason = "oom"
+        if status != 0 and group.failure == 0 and group.reason is None and reason != "gang":
+            group.failure, group.reason = status, reason
+            if group.left:
+                self._push(time.time() + GANG_GRACE, node, "gang")
+        if group.left == 0:
+            self._events.append(Ended(group.launch, group.failure, group.ended, group.reason))
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def _push(self, when: float, node: _Node, action: str) -> None:
+        self._pushed += 1
+        heapq.heappush(self._deadlines, (when, self._pushed, node, action))
+
+    def _set_timeout(self, node: _Node, end: float) -> None:
+        node.deadline = end + self._timeout_grace
+        self._push(node.deadline, node, "timeout")
+
+    def _at_deadline(self, when: float, node: _Node, action: str) -> None:
+        if action == "gang":
+            for other in node.group.nodes:
+                if other.number in self._nodes:
+                    self._end_node(other, "gang", gently=False)
+        elif node.number not in self._nodes:
+            return
+        elif action == "again":
+            if node.kill is not None:
+                self._conclude(node, None, time.time(), node.kill)
+            elif not node.asked:
+                self._ask_for(node)
+        elif action == "kill":
+            self._end_node(node, "cancelled", gently=False)
+        elif action == "timeout" and node.deadline == when:
+            self._end_node(node, "timeout", gently=False)
+
+    def _end_node(self, node: _Node, reason: str, *, gently: bool) -> None:
+        if node.ended is not None:
+            return
+        node.kill = node.kill or reason
+        if node.pid is None:
+            return  # it is killed when it starts, or given up when its turn to be asked for comes again
+        self._signal(node, signal.SIGTERM if gently else signal.SIGKILL)
+        if gently:
+            self._push(time.time() + CANCEL_GRACE, node, "kill")
+
+    def _signal(self, node: _Node, signum: int) -> None:
+        # The server knows whether the process has ended, so that no other one of that id is ever hit.
+        if node.pid is not None and node.ended is None:
+            self._server.send(messages.SIGNAL, node.number, signum)
+
+    # -- helpers that die -----------------------------------------------------------------------------------------
+
+    def _replace_server(self) -> None:
+        """The server is gone, and its tasks with it: start another one, in a fresh interpreter."""
+        how = self._reap_server(wait=True)
+        self._server.close()
+        self._replacements += 1
+        if self._replacements > MOST_REPLACEMENTS:
+            raise FlowkitError(
+                f"the process that starts tasks has died {self._replacements} times", "is the machine out of memory?"
+            )
+        nodes = list(self._nodes.values())
+        for node in nodes:
+            if node.pid is not None and node.ended is None:
+                signal_group(node.pid, signal.SIGKILL)  # what the task itself had started
+                node.ended = (None, time.time())
+                node.kill = node.kill or "lost"
+        self._start_fresh_server()
+        self.notices.append(f"the fork server died ({how}): tasks start in fresh interpreters from here on")
+        self._send_config()
+        if not self._log.closed:
+            ours, theirs = socket.socketpair()
+            self._log.send_descriptors([ours.fileno()], messages.SERVER)
+            self._server.send_descriptors([theirs.fileno()], messages.LOG_LINK)
+            ours.close()
+            theirs.close()
+        for node in nodes:
+            if node.pid is not None:
+                self._log.send(messages.DRAIN, node.number)
+            elif node.asked:
+                # Asked for and never heard of. A number of its own keeps the two apart for the log process.
+                del self._nodes[node.number]
+                node.number = self._next
+                self._next += 1
+                self._nodes[node.number] = node
+                self._ask_for(node)
+
+    def _replace_log(self) -> None:
+        """The log process is gone: the server kept the pipes open and hands them to another one."""
+        self._log.close()
+        self.notices.append("the log process died: some lines may be missing from the logs of running tasks")
+        self._start_log()
+        for node in list(self._nodes.values()):
+            if node.ended is not None:
+                self._conclude(node, *node.ended, node.kill)
+
+    def _reap_server(self, *, wait: bool) -> str:
+        """Take the server's exit status; return it in words."""
+        deadline = time.monotonic() + (_CLOSE_SECONDS if wait else 0.0)
+        while True:
+            try:
+                pid, status = os.waitpid(self._server_pid, os.WNOHANG)
+            except ChildProcessError:
+                return "nobody knows how"
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return f"signal {-code}" if code < 0 else f"exit status {code}"
+            if time.monotonic() > deadline:
+                return "still running"
+            time.sleep(0.001)
+
+
+def step_arguments(launch: Launch, node: int | None, run_id: str) -> list[str]:
+    """Return the arguments of the ``step`` command that carries out a launch.
+
+    Parameters
+    ----------
+    launch : Launch
+        What to do.
+    node : int or None
+        Which node of a gang; None for a plain task.
+    run_id : str
+        The run.
+    """
+    arguments = ["step", launch.step, str(launch.coordinates), "--run-id", run_id, "--attempt", str(launch.attempt)]
+    if launch.parents:
+        arguments += ["--parents", spans_text(launch.parents)]
+    if launch.split is not None:
+        arguments += ["--split", str(launch.split)]
+    if launch.kind != "user":
+        arguments += ["--kind", launch.kind]
+    if launch.gang:
+        arguments += ["--gang", str(launch.gang), "--node", str(node or 0)]
+    return arguments
+
+
+def _wait_closed(channel: Channel, seconds: float) -> bool:
+    """Wait until the other end of a channel is gone, dropping what it still says."""
+    deadline = time.monotonic() + seconds
+    waiter = select.poll()
+    waiter.register(channel.fileno(), select.POLLIN)
+    while not channel.closed:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        channel.flush()
+        waiter.poll(min(left, 0.05 if channel.pending else left) * 1000)
+        channel.receive()
+    return True
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has just ended
+
+
+def _remove(path: str | None) -> None:
+    if path is not None:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass  # the folder is gone
