@@ -61,7 +61,7 @@ def save_pack(blobs: Blobs, items: Iterable[Any], *, step: str = "", name: str =
     ArtifactError
         If an item cannot be stored; the error names it.
     """
-    ordered = in_order(items)
+    ordered: Any = items if _plain_array(items) else in_order(items)
     entries, group = _grouped(ordered), GROUP
     if entries is None:
         entries, group = [_entry(item, index, step, name) for index, item in enumerate(ordered)], 1
@@ -139,9 +139,9 @@ def in_order(items: Iterable[Any]) -> list[Any]:
     return list(items)
 
 
-def _grouped(items: list[Any]) -> list[Encoded] | None:
+def _grouped(items: Any) -> list[Encoded] | None:
     """Put plain items into entries of several; None where an item is not plain, or an entry grows large."""
-    if not items or not all(map(_plain, set(map(type, items)))):
+    if not len(items) or not (_plain_array(items) or all(map(_plain, set(map(type, items))))):
         return None
     entries = []
     for start in range(0, len(items), GROUP):
@@ -150,6 +150,13 @@ def _grouped(items: list[Any]) -> list[Encoded] | None:
             return None
         entries.append(entry)
     return entries
+
+
+def _plain_array(items: Any) -> bool:
+    """Whether it is an array of numbers or text, a slice of which gives the same items as going through it."""
+    kind = type(items)
+    plain = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
+    return plain and items.ndim == 1 and items.dtype.kind in "biufcSUMm"
 
 
 def _plain(kind: type) -> bool:

@@ -65,13 +65,11 @@ def _cloud_dumps(value: Any, protocol: int, buffer_callback: Any) -> bytes:
 
     import cloudpickle
 
+    class Careful(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = {**cloudpickle.Pickler.dispatch_table, io.TextIOWrapper: _refuse, memoryview: _refuse}
+
     file = io.BytesIO()
-    pickler = cloudpickle.Pickler(file, protocol=protocol, buffer_callback=buffer_callback)
-    table = dict(pickler.dispatch_table)
-    for kind in (io.TextIOWrapper, memoryview):
-        table[kind] = _refuse
-    pickler.dispatch_table = table
-    pickler.dump(value)
+    Careful(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
     return file.getvalue()
 
 
