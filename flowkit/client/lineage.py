@@ -1,12 +1,14 @@
 """Which tasks a task came from and led to, told from manifests and coordinates.
 
 A manifest names its parents. Children follow from the transition: every task id that a target could have is known
-from the coordinates, and which of them exists says the index. Nothing is searched.
+from the coordinates, and which of them exists says the index. The parents of a task without a manifest, such as one
+that failed, follow from the graph in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flowkit.client.connection import Connection
 from flowkit.model.launch import read_spans
@@ -67,3 +69,95 @@ def _existing(connection: Connection, flow: str, run: str, step: str, wanted: li
             if metadata.task(flow, run, step, name) is not None:
                 yield name
                 break
+
+
+class Shape:
+    """The graph that a run was started with, as its parameters' manifest tells it.
+
+    Parameters
+    ----------
+    graph : mapping
+        The JSON of `flowkit.model.graph_output.to_json`; empty where it is not known.
+    """
+
+    def __init__(self, graph: Mapping[str, Any]) -> None:
+        self.start = str(graph.get("start_step") or "start")
+        self.end = str(graph.get("end_step") or "end")
+        self.steps: Mapping[str, Mapping[str, Any]] = graph.get("steps") or {}
+
+    def children(self, step: str) -> list[str]:
+        """Return the steps that may follow one."""
+        return [str(name) for name in self.steps.get(step, {}).get("next", ())]
+
+    def parents(self, step: str) -> list[str]:
+        """Return the steps that may come before one."""
+        return [name for name in self.steps if step in self.children(name)]
+
+    def fans_out(self, step: str) -> bool:
+        """Whether the step opens a foreach or a gang."""
+        return self.steps.get(step, {}).get("type") in ("split-foreach", "split-parallel")
+
+    def gathers(self, step: str, source: str) -> bool:
+        """Whether a step joins all that a foreach made of another one."""
+        outer, inner = self.depth(step), self.depth(source)
+        return outer is not None and inner is not None and inner > outer
+
+    def depth(self, step: str) -> int | None:
+        """Return how many foreaches enclose a step; None where the graph does not know it."""
+        depths = {self.start: 0}
+        todo = [self.start]
+        joins = {node.get("matching_join") for node in self.steps.values()}
+        while todo and step not in depths:
+            name = todo.pop()
+            inside = depths[name] + self.fans_out(name)
+            behind = self.steps.get(name, {}).get("matching_join")
+            found = {target: inside for target in self.children(name) if target not in joins}
+            if behind is not None:
+                found[behind] = depths[name]
+            todo += [target for target in found if target not in depths]
+            depths = {**found, **depths}
+        return depths.get(step)
+
+
+def likely_parent_ids(
+    connection: Connection, shape: Shape, where: tuple[str, str, str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield (step, task) of the tasks that a task without a manifest must have come from, in index order.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where to look which tasks there are.
+    shape : Shape
+        The graph of the run.
+    where : tuple of str
+        Flow, run, step and task.
+    """
+    flow, run, step, task = where
+    body, dash, turn = task.partition("-")
+    if dash and turn != "0":
+        yield step, f"{body}-{int(turn) - 1}"
+        return
+    for source in shape.parents(step):
+        if source == step:
+            continue
+        if shape.fans_out(source):
+            names = _existing(connection, flow, run, source, [[body.rpartition(".")[0] or "0"]])
+        elif shape.gathers(step, source):
+            names = _last_turns(connection, (flow, run, source), f"{body}." if shape.depth(step) else "")
+        elif source in shape.children(source):
+            names = _last_turns(connection, (flow, run, source), f"{body}-")
+        else:
+            names = _existing(connection, flow, run, source, [[body]])
+        yield from ((source, name) for name in names)
+
+
+def _last_turns(connection: Connection, step: tuple[str, str, str], prefix: str) -> Iterator[str]:
+    """Yield the ids of a step's completed tasks with a prefix, in index order; of a loop's turns only the last ones."""
+    last: dict[str, int] = {}
+    for record in connection.metadata.tasks(*step, status="succeeded"):
+        if record.task.startswith(prefix):
+            body, dash, turn = record.task.partition("-")
+            last[body] = max(last.get(body, -1), int(turn) if dash else -1)
+    for body in sorted(last, key=lambda name: [int(index) for index in name.split(".")]):
+        yield body if last[body] < 0 else f"{body}-{last[body]}"

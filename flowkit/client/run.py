@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from flowkit.client.artifact import FlowData
 from flowkit.client.cancel import request_cancel
+from flowkit.client.lineage import Shape
 from flowkit.client.object import ClientObject
 from flowkit.client.step import Step
 from flowkit.client.task import Task
@@ -40,7 +41,7 @@ class Run(ClientObject):
     _kind: ClassVar[str] = "run"
     _depth: ClassVar[int] = 2
     _seen: RunRecord | None = None
-    _graph: Mapping[str, Any] | None = None
+    _shape: Shape | None = None
 
     # -- how it stands ------------------------------------------------------------------------------------------------
 
@@ -131,16 +132,16 @@ class Run(ClientObject):
     @property
     def _graph_endpoints(self) -> tuple[str, str]:
         """The names of the first and the last step."""
-        graph = self._shape()
-        return str(graph.get("start_step") or "start"), str(graph.get("end_step") or "end")
+        shape = self._graph()
+        return shape.start, shape.end
 
-    def _shape(self) -> Mapping[str, Any]:
-        """Return the graph that the run was started with; empty where it is not known."""
-        if self._graph is None:
+    def _graph(self) -> Shape:
+        """Return the graph that the run was started with."""
+        if self._shape is None:
             manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0")
             graph = manifest.extra.get("graph") if manifest is not None else None
-            self._graph = graph if isinstance(graph, Mapping) else {}
-        return self._graph
+            self._shape = Shape(graph if isinstance(graph, Mapping) else {})
+        return self._shape
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

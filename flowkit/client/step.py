@@ -82,18 +82,14 @@ class Step(ClientObject):
     @property
     def parent_steps(self) -> Iterator[Step]:
         """The steps that lead here in the flow's graph, as far as they ran."""
-        for name, step in self._graph_steps().items():
-            if self.id in step.get("next", ()):
-                yield from self._ran(name)
+        for name in self._up()._graph().parents(self.id):
+            yield from self._ran(name)
 
     @property
     def child_steps(self) -> Iterator[Step]:
         """The steps that follow in the flow's graph, as far as they ran."""
-        for name in self._graph_steps().get(self.id, {}).get("next", ()):
+        for name in self._up()._graph().children(self.id):
             yield from self._ran(name)
-
-    def _graph_steps(self) -> Mapping[str, Mapping[str, Any]]:
-        return cast("Mapping[str, Mapping[str, Any]]", self._up()._shape().get("steps", {}))
 
     def _ran(self, name: str) -> Iterator[Step]:
         step = Step._of(self._up(), self._connection, self._path._replace(step=name), self._namespace)

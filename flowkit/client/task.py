@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from flowkit.client.artifact import Artifacts, DataArtifact, FlowData
 from flowkit.client.facts import Known, Metadata, TaskException, environment, facts, tagged_value
-from flowkit.client.lineage import child_ids, parent_ids
+from flowkit.client.lineage import Shape, child_ids, likely_parent_ids, parent_ids
 from flowkit.client.object import ClientObject
 from flowkit.client.output import Output
 from flowkit.datastore.manifests import read_failure
@@ -110,8 +110,10 @@ class Task(ClientObject):
         manifest = self._manifest
         if manifest is not None:
             return manifest.frames[-1].index if manifest.frames else None
-        last = self.id.partition("-")[0].rpartition(".")[2]
-        return int(last) if "." in self.id or last != "0" else None
+        body = self.id.partition("-")[0]
+        if body == "0" and not self._graph().depth(cast(str, self._path.step)):
+            return None
+        return int(body.rpartition(".")[2])
 
     @property
     def metadata(self) -> list[Metadata]:
@@ -228,13 +230,13 @@ class Task(ClientObject):
 
     @property
     def parent_task_pathspecs(self) -> Iterator[str]:
-        """The paths of the tasks whose artifacts this one saw; none before it is completed."""
+        """The paths of the tasks whose artifacts this one sees."""
         for step, task in self._parents():
             yield str(self._path._replace(step=step, task=task))
 
     @property
     def parent_tasks(self) -> Iterator[Task]:
-        """The tasks whose artifacts this one saw, in the order of a join's inputs; none before it is completed."""
+        """The tasks whose artifacts this one sees, in the order of a join's inputs."""
         for step, task in self._parents():
             yield self._beside(step, task)
 
@@ -251,8 +253,14 @@ class Task(ClientObject):
             yield self._beside(step, task)
 
     def _parents(self) -> Iterator[tuple[str, str]]:
-        manifest = self._manifest
-        return iter(()) if manifest is None else parent_ids(manifest)
+        manifest = self._committed()
+        if manifest is not None:
+            return parent_ids(manifest)
+        where = cast("tuple[str, str, str, str]", self._path[:4])
+        return likely_parent_ids(self._connection, self._graph(), where)
+
+    def _graph(self) -> Shape:
+        return cast(Shape, self._up()._up()._graph())
 
     def _followers(self) -> Iterator[tuple[str, str]]:
         manifest = self._manifest

@@ -114,6 +114,59 @@ def test_children_in_nested_foreaches_and_loops(author: Author) -> None:
     assert [t.pathspec.split("/", 2)[2] for t in Task(f"TrainFlow/{run}/after/1").parent_tasks] == ["spin/1-1"]
 
 
+LOOPING = {
+    "start_step": "start",
+    "end_step": "last",
+    "steps": {
+        "start": {"type": "split-foreach", "next": ["mid"], "matching_join": "all"},
+        "mid": {"type": "split-foreach", "next": ["leaf", "other"], "matching_join": "gather"},
+        "leaf": {"type": "linear", "next": ["gather"]},
+        "other": {"type": "linear", "next": ["gather"]},
+        "gather": {"type": "join", "next": ["spin"]},
+        "spin": {"type": "split-switch", "next": ["spin", "after"]},
+        "after": {"type": "linear", "next": ["all"]},
+        "all": {"type": "join", "next": ["last"]},
+        "last": {"type": "end", "next": []},
+    },
+}
+
+
+RAN = (
+    *("start/0", "mid/0", "mid/1", "leaf/0.0", "leaf/0.10", "leaf/0.2", "leaf/1.0", "gather/0", "gather/1"),
+    *("spin/1-0", "spin/1-1", "after/0", "after/1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("failed", "parents", "index"),
+    [
+        ("start/0", [], None),
+        ("mid/0", ["start/0"], 0),
+        ("leaf/0.0", ["mid/0"], 0),
+        ("leaf/1.7", ["mid/1"], 7),
+        ("gather/0", ["leaf/0.0", "leaf/0.2", "leaf/0.10"], 0),
+        ("spin/1-0", ["gather/1"], 1),
+        ("spin/1-2", ["spin/1-1"], 1),
+        ("after/1", ["spin/1-1"], 1),
+        ("all/0", ["after/0", "after/1"], None),
+        ("last/0", [], None),
+    ],
+)
+def test_parents_and_index_of_a_failed_task_follow_from_the_graph(
+    author: Author, failed: str, parents: list[str], index: int | None
+) -> None:
+    run = author.run()
+    author.task(run, "_parameters", extra={"graph": LOOPING})
+    for name in RAN:
+        if name != failed:
+            author.task(run, *name.split("/"))
+    author.failed(run, *failed.split("/"))
+    task = Task(f"TrainFlow/{run}/{failed}")
+    assert [path.split("/", 2)[2] for path in task.parent_task_pathspecs] == parents
+    assert task.index == index
+    assert list(task.child_tasks) == []
+
+
 def test_the_control_task_of_a_gang(author: Author) -> None:
     run = author.run()
     author.task(run, "start", transition=Transition("parallel", ("train",), 2))
