@@ -23,10 +23,9 @@ def output_raw_command(session: Session) -> click.Command:
     """Make ``output-raw``."""
 
     def callback(json: bool) -> int:
-        from flowkit.model.graph_output import to_json
+        from flowkit.model.graph_output import describe
 
-        definition = session.definition
-        graph = to_json(definition.graph, parameters=definition.parameters, constants=definition.constants)
+        graph = describe(session.definition)
         if json:
             session.console.json(graph)
             return 0

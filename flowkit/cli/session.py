@@ -101,14 +101,15 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     """
     from flowkit.registry import load
 
-    store: Any = load("metadata", name)(storage.root)
-    if getattr(store, "fresh", False) and _has_runs(storage):
-        from flowkit.runtime.rebuild import rebuild
+    store: MetadataStore = load("metadata", name)(storage.root)
+    if store.fresh:
+        if _has_runs(storage):
+            from flowkit.runtime.rebuild import rebuild
 
-        console.say("The metadata database is new: it is being filled from the datastore.")
-        rebuild(storage, store)
-    result: MetadataStore = store
-    return result
+            console.say("The metadata database is new: it is being filled from the datastore.")
+            rebuild(storage, store)
+        store.settle()
+    return store
 
 
 def _has_runs(storage: Storage) -> bool:

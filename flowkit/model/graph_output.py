@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flowkit.model.definition import FlowDefinition
 from flowkit.model.graph import Graph, Node
 
 _TYPES = {
@@ -138,8 +139,8 @@ def _meeting_points(graph: Graph) -> dict[str, str | None]:
     """For each step that can be reached, the first one that every way from it comes by; None after the end.
 
     These are the immediate post-dominators: from the last step to the first, each is the lowest common ancestor of the
-    targets in the tree of those already found. Each step of the tree keeps a second, longer pointer towards the root, so
-    that an ancestor is found in logarithmic time however deep the tree is.
+    targets in the tree of those already found. Each step of the tree keeps a second, longer pointer towards the root,
+    so that an ancestor is found in logarithmic time however deep the tree is.
     """
     parent: dict[str | None, str | None] = {None: None}
     jump: dict[str | None, str | None] = {None: None}
@@ -199,3 +200,29 @@ def _label(graph: Graph, node: Node) -> str:
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
+
+
+def describe(definition: FlowDefinition) -> dict[str, Any]:
+    """Return all that is known of a flow as plain JSON values: `to_json` with parameters, constants and decorators.
+
+    Values of constants and attributes that are secret are not among them (`Decorator.record`).
+    """
+    return to_json(
+        definition.graph,
+        parameters=[
+            {"name": name, "type": getattr(item.type, "__name__", item.type_name)}
+            for name, item in definition.parameters.items()
+        ],
+        constants=[{"name": name, "type": type(value).__name__} for name, value in definition.constants.items()],
+        decorators=[_decorator(item) for item in definition.decorators],
+        step_decorators={name: [_decorator(item) for item in s.decorators] for name, s in definition.steps.items()},
+    )
+
+
+def _decorator(decorator: Any) -> dict[str, Any]:
+    return {
+        "name": decorator.name,
+        "attributes": decorator.record(),
+        "statically_defined": decorator.inserted_by is None,
+        "inserted_by": decorator.inserted_by,
+    }

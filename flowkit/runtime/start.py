@@ -17,7 +17,7 @@ from flowkit.decorators.contract import Attempts
 from flowkit.metadata.liveness import this_process
 from flowkit.metadata.records import RunRecord
 from flowkit.model.definition import FlowDefinition, code_fingerprint
-from flowkit.model.graph_output import to_json
+from flowkit.model.graph_output import describe
 from flowkit.model.manifest import Manifest
 from flowkit.model.transition import Transition
 
@@ -111,7 +111,7 @@ def _parameters_manifest(
     values = {**definition.constants, **request.parameters}
     artifacts = {name: writer.save(name, value, step=PARAMETERS[0]) for name, value in values.items()}
     extra = {
-        "graph": to_json(definition.graph, parameters=definition.parameters, constants=definition.constants),
+        "graph": describe(definition),
         "with": list(request.decospecs),
         "options": dict(request.options),
         "namespace": request.namespace,
