@@ -18,6 +18,7 @@ from flowkit.settings import settings
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.model.launch import Launch
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.resume import Plan
     from flowkit.runtime.runtime import Runtime
@@ -67,10 +68,12 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
     tags = _checked_tags(options["tags"])
     given = read_given(session.definition, options)
     # Before any thread, store, connection or log file is there: what is forked now starts every task.
-    executor = _local_executor(session, options)
+    spawn = _FreshInterpreter(session)
+    executor = _local_executor(session, options, spawn)
     try:
         storage = session.storage(create=True)
         runtime = _begin(session, options, storage, executor, given, tags, origin)
+        spawn.run, spawn.root = runtime.record.run, storage.root
         state = runtime.run()
     finally:
         executor.close()
@@ -154,22 +157,30 @@ def _executor_config(
     }
 
 
-def _local_executor(session: Session, options: dict[str, Any]) -> LocalExecutor:
+def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.task import run_attempt
 
     return LocalExecutor.prepare(
         functools.partial(run_attempt, session.definition),
+        spawn,
         task_start=options["task_start"] or settings().task_start,
-        spawn_command=functools.partial(_spawn_command, session),
     )
 
 
-def _spawn_command(session: Session, run: str, root: str) -> list[str]:
-    """The command that runs one task in a fresh interpreter, up to the arguments of the launch."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    target = ["-m", spec.name] if spec is not None else [session.definition.file]
-    return [sys.executable, *target, "--quiet", "--datastore-root", root, "step"]
+class _FreshInterpreter:
+    """The command that carries out a launch in a fresh interpreter; run and root are known once the run has begun."""
+
+    def __init__(self, session: Session) -> None:
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        self._program = ["-m", spec.name] if spec is not None else [os.path.abspath(session.definition.file)]
+        self.run = self.root = ""
+
+    def __call__(self, launch: Launch, node: int | None) -> list[str]:
+        from flowkit.runtime.local import step_arguments
+
+        options = ["--quiet", "--datastore-root", self.root]
+        return [sys.executable, *self._program, *options, *step_arguments(launch, node, self.run)]
 
 
 def _workers(options: dict[str, Any]) -> int:

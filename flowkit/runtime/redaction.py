@@ -21,8 +21,8 @@ class Redactor:
         if len(value) < _SHORTEST or value in self.values:
             return
         if not self.values:
-            sys.stdout = _RedactedStream(sys.stdout, self)  # type: ignore[assignment]
-            sys.stderr = _RedactedStream(sys.stderr, self)  # type: ignore[assignment]
+            sys.stdout = _RedactedStream(sys.stdout, self)
+            sys.stderr = _RedactedStream(sys.stderr, self)
         self.values.append(value)
         # A secret that holds another one has to be hidden first.
         self.values.sort(key=len, reverse=True)
