@@ -51,6 +51,8 @@ class SqliteMetadata(RelationalMetadata):
         Is given one line of text when something is worth telling: a network file system, a long wait.
     patience : float, default 75
         Seconds that a write waits for a lock that somebody else holds.
+    mounts : str
+        The file in which the system lists what is mounted where.
 
     Attributes
     ----------
@@ -72,6 +74,7 @@ class SqliteMetadata(RelationalMetadata):
         read_only: bool = False,
         notice: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
+        mounts: str = "/proc/mounts",
     ) -> None:
         super().__init__(sql.SQLITE)
         self.root = os.path.abspath(root)
@@ -79,6 +82,7 @@ class SqliteMetadata(RelationalMetadata):
         self._read_only = read_only
         self._notice = notice or (lambda text: None)
         self.patience = patience
+        self._mounts = mounts
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
@@ -230,7 +234,7 @@ class SqliteMetadata(RelationalMetadata):
             self.fresh = complete is None
 
     def _open_to_write(self) -> sqlite3.Connection:
-        network = network_file_system(self.root)
+        network = network_file_system(self.root, self._mounts)
         if self._identity() is None:
             self._create(network)
         self._opened = self._identity()
@@ -290,6 +294,9 @@ class SqliteMetadata(RelationalMetadata):
 
     def _version(self, db: sqlite3.Connection) -> int:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]  # a truncated file fails here
+        if not tables:
+            raise StoreError(f"the metadata store {self.path} is damaged: there is nothing in it", REBUILD)
         if int(db.execute("PRAGMA application_id").fetchone()[0]) != APPLICATION_ID:
             raise StoreError(
                 f"{self.path} is a database, but not one of flowkit", "move it away, or choose another datastore"
@@ -299,7 +306,6 @@ class SqliteMetadata(RelationalMetadata):
                 f"{self.path} has version {version}, this flowkit knows up to {len(sql.MIGRATIONS)}",
                 "a newer flowkit wrote it: pip install -U flowkit",
             )
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the schema: a truncated file fails here
         return version
 
     def _migrate(self, db: sqlite3.Connection) -> sqlite3.Connection:
