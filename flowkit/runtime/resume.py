@@ -83,7 +83,7 @@ class Plan:
         The step that was asked to run again.
     clones : dict of str to dict of str to str
         Step, task id: the ``Flow/run`` whose manifest stands in for the task (always where it was really
-        written). The nodes of a gang are listed beside its control task where the origin has them.
+        written). A gang is there with all its nodes or not at all.
     transitions : dict of str to dict of str to Transition
         Step, task id: the `clones` argument of `Scheduler`.
     lines : list of PlanLine
@@ -169,12 +169,13 @@ class _Rehearsal(Scheduler):
     def __init__(
         self, graph: Graph, origin: Mapping[tuple[str, str], OriginTask], excluded: set[str], run: str
     ) -> None:
-        usable: dict[str, dict[str, Transition]] = {}
+        usable: dict[str, dict[str, OriginTask]] = {}
         for (step, task), entry in origin.items():
             if step in graph.nodes and step not in excluded:
-                usable.setdefault(step, {})[task] = entry.transition
-        super().__init__(graph, {}, max_width=sys.maxsize, clones=usable)
-        self._origin = origin
+                usable.setdefault(step, {})[task] = entry
+        # The clones themselves are told by `clone_of`; here it only counts which steps have some.
+        super().__init__(graph, {}, max_width=sys.maxsize, clones={step: {} for step in usable})
+        self._usable = usable
         self._run = run
         self.taken: dict[str, dict[str, str]] = {}
         self.transitions: dict[str, dict[str, Transition]] = {}
@@ -184,32 +185,29 @@ class _Rehearsal(Scheduler):
 
     def clone_of(self, ref: TaskRef, gang: int) -> Transition | None:
         """Take a task from the origin, where it fits today's graph and its gang is whole."""
-        transition = super().clone_of(ref, gang)
-        if transition is None:
-            return None
+        usable = self._usable.get(ref.step, {})
         task = str(ref.coordinates)
-        entry = self._origin[ref.step, task]
-        nodes = _nodes(ref, gang)
-        wrong = contradiction(self.graph[ref.step], transition)
+        entry = usable.get(task)
+        if entry is None:
+            return None
+        wrong = contradiction(self.graph.nodes[ref.step], entry.transition)
         if wrong is not None:
             self.refused[ref] = f"the flow has changed: {wrong}"
-        elif entry.gang != gang:
+            return None
+        if entry.gang != gang:
             self.refused[ref] = f"its gang had {entry.gang} nodes, now it has {gang}"
-        elif 1 < sum((ref.step, node) in self._origin for node in nodes) < gang:
+            return None
+        nodes = _nodes(ref, gang) if gang else [task]
+        if not all(node in usable for node in nodes):
             self.refused[ref] = "its gang is not complete"
-        else:
-            self._take(ref, nodes, entry)
-            return transition
-        return None
-
-    def _take(self, ref: TaskRef, nodes: list[str], entry: OriginTask) -> None:
+            return None
         taken = self.taken.setdefault(ref.step, {})
         for node in nodes:
-            if (ref.step, node) in self._origin:
-                taken[node] = entry.origin or self._run
-        self.transitions.setdefault(ref.step, {})[nodes[0]] = entry.transition
+            taken[node] = usable[node].origin or self._run
+        self.transitions.setdefault(ref.step, {})[task] = entry.transition
         self.spans.setdefault(ref.step, _Spans()).add(Span(ref.step, ref.coordinates, len(nodes)))
         self.codes.setdefault(ref.step, set()).add(entry.code)
+        return entry.transition
 
 
 class _Spans:
@@ -286,7 +284,7 @@ def _listing(
         spans.add(Span(ref.step, ref.coordinates, len(nodes)))
         covered.update((ref.step, node) for node in nodes if (ref.step, node) in origin)
     unused, strange = _unused(graph, origin, rehearsal, covered)
-    causes = _follow(graph, list(first))
+    causes = _follow(graph, [step for step in graph.nodes if step in first])
     lines: list[PlanLine] = []
     for step in graph.nodes:
         if step in rehearsal.spans:
