@@ -16,7 +16,7 @@ from flowkit.settings import user_name
 
 
 def request_cancel(storage: Storage, record: RunRecord) -> None:
-    """Ask a run to stop, and do not wait for it.
+    """Ask a run to stop, and do not wait for it; asking again changes nothing.
 
     Raises
     ------
@@ -32,8 +32,9 @@ def request_cancel(storage: Storage, record: RunRecord) -> None:
             f"there is nothing to cancel; to go on from where it stopped: resume --origin-run-id {record.run}",
         )
     note = {"by": user_name(), "host": host_name(), "when": time.time()}
-    storage.create(cancel_file(record.flow, record.run), [json.dumps(note).encode()])
-    _signal(record)
+    # A second signal would tell the runtime to kill its tasks at once.
+    if storage.create(cancel_file(record.flow, record.run), [json.dumps(note).encode()]):
+        _signal(record)
 
 
 def _ended(state: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.exceptions import FlowkitExceptionWrapper
 from flowkit.model.manifest import Failure, Manifest
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from flowkit.client.object import ClientObject
     from flowkit.metadata.records import RunRecord
 

@@ -22,7 +22,7 @@ from flowkit.exceptions import (
     Conflict,
     UsageError,
 )
-from flowkit.metadata.liveness import this_process
+from flowkit.metadata.liveness import process_start, this_process
 from flowkit.metadata.records import TaskRecord
 from flowkit.model.transition import Frame, Transition
 
@@ -239,25 +239,31 @@ def test_a_cloned_task_shows_what_its_origin_made(author: Author) -> None:
 # -- cancel -----------------------------------------------------------------------------------------------------------
 
 
-def test_cancel_leaves_a_note_and_tells_a_runtime_on_this_machine(author: Author) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)"], stdout=-1)
+def test_cancel_leaves_a_note_and_tells_a_runtime_on_this_machine_once(author: Author) -> None:
+    script = """
+import signal, time
+for number in (signal.SIGTERM, signal.SIGURG):
+    signal.signal(number, lambda number, _: print(number, flush=True))
+print("ready", flush=True)
+while True:
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        owner = this_process()._replace(pid=process.pid)
-        from flowkit.metadata.liveness import process_start
-
-        number = author.run(**{**owner._asdict(), "process_start": process_start(process.pid)})
+        assert process.stdout.readline() == "ready\n"
+        owner = this_process()._replace(pid=process.pid, process_start=process_start(process.pid))
+        number = author.run(**owner._asdict())
         run = Run(f"TrainFlow/{number}")
         run.cancel()
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.stdout.readline() == f"{int(signal.SIGTERM)}\n"
         assert author.storage.info(f"flows/TrainFlow/{number}/cancel.json") is not None
-        run.cancel() if run.status == "running" else None  # a second time changes nothing
+        run.cancel()
+        process.send_signal(signal.SIGURG)  # of two signals that wait, the lower number is handled first
+        assert process.stdout.readline() == f"{int(signal.SIGURG)}\n"
     finally:
         process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        process.communicate()
 
 
 def test_cancel_never_signals_another_process_of_that_number(author: Author) -> None:
