@@ -215,7 +215,7 @@ def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session
 
 def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, options: dict[str, Any]) -> int:
     console, record = session.console, runtime.record
-    command = f"python {_script(session)} resume --origin-run-id {record.run}"
+    command = f"python {session.script} resume --origin-run-id {record.run}"
     for decorator in session.definition.decorators:
         decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state)
     if state == "succeeded":
@@ -234,12 +234,8 @@ def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, 
         console.warn("\n".join(f"    {line}" for line in body.rstrip().splitlines()))
     more = len(runtime.outcome.failures) - 5
     if more > 0:
-        console.warn(f"\n… and {more:,} more: python {_script(session)} status {record.run}")
+        console.warn(f"\n… and {more:,} more: python {session.script} status {record.run}")
     for line in runtime.outcome.awaited:
         console.warn(f"Because of that, {line}.")
     console.warn(f"\nMend it, then go on from there:\n    {command}")
     return 1
-
-
-def _script(session: Session) -> str:
-    return os.path.relpath(session.definition.file)

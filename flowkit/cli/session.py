@@ -86,6 +86,15 @@ class Session:
         """Who runs the command."""
         return user_name()
 
+    @property
+    def script(self) -> str:
+        """The flow's file, as the user would write it on the command line."""
+        import os
+
+        file = self.definition.file
+        near = os.path.relpath(file)
+        return file if near.startswith(os.path.join("..", "..")) else near
+
 
 def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStore:
     """Open a metadata store, and fill it from the datastore where it had to be made anew.
@@ -110,6 +119,12 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
             rebuild(storage, store)
         store.settle()
     return store
+
+
+def _writable(root: str) -> bool:
+    import os
+
+    return not os.path.isdir(root) or os.access(root, os.W_OK)
 
 
 def _has_runs(storage: Storage) -> bool:

@@ -1,0 +1,120 @@
+"""Groups of commands: imported when they are called, with every user's mistake told in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from flowkit.cli.console import Console
+from flowkit.exceptions import FlowkitError, UsageError, did_you_mean
+
+Table = Mapping[str, tuple[str, str]]
+"""Command to (module, one line); where a module has several commands, the function is ``<name>_command``."""
+
+
+class Group(click.Group):
+    """A group whose unknown commands are answered with the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that the arguments begin with.
+
+        Raises
+        ------
+        UsageError
+            If there is none of that name.
+        """
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = self.list_commands(ctx)
+            hint = did_you_mean(args[0], known) or f"commands: {', '.join(known)}"
+            raise UsageError(f"there is no command '{args[0]}'", hint)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are called.
+
+    Each is made by ``command(obj)`` of its module, or by ``<name>_command(obj)``, where `obj` is click's: what every
+    command starts from.
+
+    Parameters
+    ----------
+    table : Table
+        The commands, in the order in which they are listed.
+    hidden : frozenset of str
+        Those that are not listed.
+    **options
+        As for click.Group.
+    """
+
+    def __init__(self, table: Table, hidden: frozenset[str] = frozenset(), **options: Any) -> None:
+        super().__init__(**options)
+        self._table = table
+        self._hidden = hidden
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands that are shown."""
+        return [name for name in self._table if name not in self._hidden]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and make a command; None where there is none of that name."""
+        if cmd_name not in self._table:
+            return None
+        known = self.commands.get(cmd_name)
+        if known is not None:
+            return known
+        import importlib
+
+        module = importlib.import_module(self._table[cmd_name][0])
+        maker = getattr(module, cmd_name.replace("-", "_") + "_command", None) or module.command
+        command: click.Command = maker(ctx.obj)
+        command.name = cmd_name
+        self.commands[cmd_name] = command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._table[name][1]) for name in self.list_commands(ctx)])
+
+
+def guarded(console: Console, action: Callable[[], int]) -> int:
+    """Carry out a command and return its exit code: every error of the user's ends in one message.
+
+    This is the border of the command line.
+    """
+    try:
+        return int(action())
+    except FlowkitError as error:
+        console.error(error)
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        console.error(plain(error))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.warn("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception:
+        import traceback
+
+        console.warn(traceback.format_exc())
+        console.warn("This is a defect in flowkit itself: please report it with the lines above.")
+        return 70
+
+
+def plain(error: click.ClickException) -> UsageError:
+    """Turn click's error into ours: one headline, a hint."""
+    message = error.format_message().strip()
+    hint = None
+    if isinstance(error, click.NoSuchOption):
+        parameters = error.ctx.command.params if error.ctx else []
+        options = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
+        message, hint = f"there is no option {error.option_name}", did_you_mean(error.option_name, options)
+    if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f"see {error.ctx.command_path} --help"
+    return UsageError(message.rstrip(".") if message else "the command was not understood", hint)

@@ -1,0 +1,156 @@
+"""``python flow.py status``: the runs of the flow, or how one run stands."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowkit.cli.lookup import Place, find_run, tasks_of
+from flowkit.cli.session import Session
+from flowkit.cli.table import duration, moment, one_line, table
+from flowkit.metadata.records import FINAL, RunRecord, TaskRecord
+from flowkit.metadata.store import MetadataStore, RunFilter
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+
+_FAILED_SHOWN = 10
+_COLUMNS = ("pending", "running", "succeeded", "failed", "cloned")
+
+
+def command(session: Session) -> click.Command:
+    """Make the command."""
+
+    def callback(run: str | None, limit: int, json: bool) -> int:
+        storage = session.storage()
+        store = session.metadata_store(storage)
+        try:
+            if run is None:
+                _runs(session, store, limit, json)
+            else:
+                _one(session, storage, store, find_run(session, store, run), json)
+        finally:
+            store.close()
+        return 0
+
+    params: list[click.Parameter] = [
+        click.Argument(["run"], required=False),
+        click.Option(["--limit"], type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."),
+        click.Option(["--json"], is_flag=True, help="As JSON."),
+    ]
+    return click.Command(
+        "status",
+        callback=callback,
+        params=params,
+        help="Show the newest runs, or with RUN how it stands: its steps, their tasks, what failed and why.",
+    )
+
+
+def _runs(session: Session, store: MetadataStore, limit: int, json: bool) -> None:
+    runs = store.runs(session.definition.name, RunFilter(limit=limit))
+    if json:
+        session.console.json([plain_run(run) for run in runs])
+        return
+    if not runs:
+        session.console.say(f"{session.definition.name} has no runs here. Start one: python {session.script} run")
+        return
+    rows = [
+        [run.run, run.state, run.user, moment(run.created), took(run), ", ".join(run.tags), _why(run)] for run in runs
+    ]
+    for line in table(["run", "state", "user", "started", "took", "tags", ""], rows):
+        session.console.data(line)
+
+
+def _why(run: RunRecord) -> str:
+    return one_line(run.reason or "", 80) if run.state != "succeeded" else ""
+
+
+def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecord, json: bool) -> None:
+    steps = _steps(session, storage, store, run)
+    failed = list(tasks_of(store, Place(run), "failed"))
+    if json:
+        session.console.json({**plain_run(run), "steps": steps, "failed": [_plain_task(task) for task in failed]})
+        return
+    say = session.console.data
+    say(f"{run.flow}/{run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else ""))
+    say(one_line(f"started {moment(run.created)} by {run.user}, took {took(run)}"))
+    if run.origin:
+        say(one_line(f"resumed from {run.origin}"))
+    if run.tags:
+        say(one_line(f"tags: {', '.join(run.tags)}"))
+    say("")
+    columns = [name for name in (*_COLUMNS, "cancelled", "lost") if name in _COLUMNS or any(s[name] for s in steps)]
+    rows = [[step["step"], *(f"{step[name]:,}" if step[name] else "-" for name in columns)] for step in steps]
+    for line in table(["step", *columns], rows, right=range(1, len(columns) + 1)):
+        say(line)
+    if not failed:
+        return
+    say("")
+    for task in failed[:_FAILED_SHOWN]:
+        say(one_line(f"{task.step}/{task.task} failed: {task.reason or 'for an unknown reason'}", 500))
+    if len(failed) > _FAILED_SHOWN:
+        say(f"… and {len(failed) - _FAILED_SHOWN:,} more: --json lists all")
+    first = failed[0]
+    session.console.say(f"What a task wrote: python {session.script} logs {run.run}/{first.step}/{first.task}")
+
+
+def _steps(session: Session, storage: Storage, store: MetadataStore, run: RunRecord) -> list[dict[str, Any]]:
+    """Return the steps with their tasks counted, in the order of the graph; what the index alone knows comes last."""
+    from flowkit.datastore.manifests import read_clones
+
+    counts = {step.step: step.counts for step in store.steps(run.flow, run.run) if not step.step.startswith("_")}
+    names = list(dict.fromkeys((*session.definition.graph.order(), *counts)))
+    found = []
+    for name in names:
+        of_step = counts.get(name, {})
+        cloned = read_clones(storage, run.flow, run.run, name) if run.origin and of_step else None
+        taken = len(cloned[1]) if cloned else 0
+        states = {state: of_step.get(state, 0) for state in ("pending", "running", "succeeded", "failed")}
+        states["succeeded"] = max(states["succeeded"] - taken, 0)
+        found.append(
+            {
+                "step": name,
+                **states,
+                "cloned": taken,
+                "cancelled": of_step.get("cancelled", 0),
+                "lost": of_step.get("lost", 0),
+            }
+        )
+    return found
+
+
+def took(run: RunRecord) -> str:
+    """Return how long a run took, or has taken so far."""
+    if run.finished is not None:
+        return duration(run.finished - run.created)
+    if run.state in FINAL or run.state == "lost":
+        return "-"
+    return duration(time.time() - run.created)
+
+
+def plain_run(run: RunRecord) -> dict[str, Any]:
+    """Return what ``--json`` tells of a run; times are seconds since the epoch."""
+    return {
+        "flow": run.flow,
+        "run": run.run,
+        "state": run.state,
+        "reason": run.reason,
+        "user": run.user,
+        "created": run.created,
+        "finished": run.finished,
+        "tags": list(run.tags),
+        "system_tags": list(run.system_tags),
+        "origin": run.origin,
+    }
+
+
+def _plain_task(task: TaskRecord) -> dict[str, Any]:
+    return {
+        "task": f"{task.step}/{task.task}",
+        "attempt": task.attempt,
+        "reason": task.reason,
+        "started": task.started,
+        "finished": task.finished,
+    }
