@@ -102,6 +102,8 @@ class Catch(StepDecorator):
 
     def _keep(self, task: TaskContext, error: BaseException) -> None:
         wrapped = FlowkitExceptionWrapper(error)
+        wrapped.exception = task.masked(wrapped.exception or "")
+        wrapped.stacktrace = task.masked(wrapped.stacktrace or "")
         if self.attributes["print_exception"]:
             sys.stderr.write(f"@catch: step '{task.step}' failed and the flow goes on without it:\n{wrapped}")
         if self.attributes["var"]:

@@ -133,6 +133,19 @@ class TaskContext:
     """For a task of a gang: ``size``, ``node`` (its index), ``control_task`` (a task id) and ``main_ip``."""
     policy: Attempts | None = None
     """What all decorators of the step say about attempts."""
+    secret: list[str] = field(default_factory=list)
+    """Every value that was given to `hide`."""
+
+    def hide(self, value: str) -> None:
+        """Hide a value from now on: in what the task lets out, and in what decorators store."""
+        self.secret.append(value)
+        self.redact(value)
+
+    def masked(self, text: str) -> str:
+        """Return a text without the values that were given to `hide`."""
+        for value in sorted(self.secret, key=len, reverse=True):
+            text = text.replace(value, "***")
+        return text
 
 
 class Decorator:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flowkit.model.graph import Node
 
 _KEYS = ("type", "id", "options", "role")
+_SHORTEST = 3
+"""Characters that a value must have to be hidden: hiding shorter ones would turn ordinary text into stars."""
 _LINE = 8
 """Characters that a line of a value with several lines must have to be hidden by itself; shorter ones say nothing."""
 
@@ -144,7 +146,7 @@ class Secrets(StepDecorator):
         if not task.fallback:
             from flowkit.settings import environment
 
-            environment().update(self._fetch(environment(), task.redact))
+            environment().update(self._fetch(environment(), task.hide))
         proceed()
 
     def _check(self, given: Any) -> list[str]:
@@ -163,7 +165,7 @@ class Secrets(StepDecorator):
         backend: SecretsBackend = registry.load("secrets", source.type)()
         return [*wrong, *backend.check(source.identity, source.options)]
 
-    def _fetch(self, present: Mapping[str, str], redact: Callable[[str], None]) -> dict[str, str]:
+    def _fetch(self, present: Mapping[str, str], hide: Callable[[str], None]) -> dict[str, str]:
         from flowkit import registry
 
         found: dict[str, str] = {}
@@ -175,7 +177,7 @@ class Secrets(StepDecorator):
             backend: SecretsBackend = registry.load("secrets", source.type)()
             for name, value in backend.fetch(source.identity, source.options, source.role or self._role()).items():
                 text = str(value)
-                _hide(text, redact)
+                _hide(text, hide)
                 problem = variable_problem(name)
                 if problem is None and name in origins:
                     problem = f"both {origins[name]} and {source} give {name}"
@@ -192,17 +194,17 @@ class Secrets(StepDecorator):
         return role
 
 
-def _hide(value: str, redact: Callable[[str], None]) -> None:
+def _hide(value: str, hide: Callable[[str], None]) -> None:
     """Hide a value, the lines of a value with several, and how it looks inside quotes."""
     if not value:
         return
-    forms = {value, value.strip(), repr(value)[1:-1]}
+    forms = {value, value.strip(), repr(value)[1:-1]} if len(value.strip()) >= _SHORTEST else set()
     lines = value.splitlines()
     if len(lines) > 1:
         forms.update(line.strip() for line in lines if len(line.strip()) >= _LINE)
     for form in sorted(forms, key=len, reverse=True):
         if form:
-            redact(form)
+            hide(form)
 
 
 def _read(given: Any) -> tuple[_Source | None, list[str]]:

@@ -283,6 +283,13 @@ def test_secrets_are_nowhere_to_be_read(workspace: Any) -> None:
                 print("the token is", token, "here")
                 print("and there", token, file=sys.stderr)
                 self.length = len(token)
+                self.next(self.caught)
+
+            @catch(var="failure")
+            @secrets(sources=[{"type": "inline", "options": {"env_vars": {"TOKEN": "hunter-2-value"}}}])
+            @step
+            def caught(self):
+                raise ValueError("refused: " + os.environ["TOKEN"])
                 self.next(self.work)
 
             @secrets(sources=[{"type": "inline", "options": {"env_vars": {"TOKEN": "hunter-2-value"}}}])
@@ -312,6 +319,7 @@ def test_secrets_are_nowhere_to_be_read(workspace: Any) -> None:
     assert not [path for path in stored if b"hunter-2" in path.read_bytes()]
     run = last(workspace)
     assert run["start"].task["length"].data == 14
+    assert run["caught"].task["failure"].data.exception == "refused: ***"
 
 
 def test_a_gang_of_three(workspace: Any) -> None:

@@ -232,6 +232,7 @@ def test_secrets_are_in_the_environment_and_hidden() -> None:
     assert {"hunter2", key, "abcdefghijkl", repr(key)[1:-1]} <= set(on.hidden)
     assert "x" not in on.hidden, "hiding short lines would make everything else unreadable"
     assert "" not in on.hidden
+    assert on.context.masked("hunter2 and more") == "*** and more"
 
 
 @pytest.mark.usefixtures("variables")
