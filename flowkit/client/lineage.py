@@ -7,7 +7,7 @@ that failed, follow from the graph in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flowkit.client.connection import Connection
@@ -40,33 +40,47 @@ def child_ids(connection: Connection, run: str, manifest: Manifest, task: str) -
     task : str
         The task's id.
     """
-    body, _, turn = task.partition("-")
     transition = manifest.transition
+    fans_out = transition.kind in ("foreach", "parallel")
     for target in transition.targets:
-        if transition.kind in ("foreach", "parallel"):
-            prefix = f"{body}." if manifest.frames else ""
-            children = [[f"{prefix}{index}", f"{prefix}{index}-0"] for index in range(transition.width or 0)]
-        elif target == manifest.step:
-            children = [[f"{body}-{int(turn or 0) + 1}"]]
+        step = (manifest.flow, run, target)
+        if fans_out:
+            found = _existing(connection, step, _fanned_out(manifest, task), transition.width or 0)
         else:
-            # The same place; the first turn of a loop; behind the join of the foreach that the task is in.
-            outer = body.rpartition(".")[0] or "0"
-            children = [[body, f"{body}-0", *([outer, f"{outer}-0"] if manifest.frames else [])]]
-        for child in _existing(connection, manifest.flow, run, target, children):
-            yield target, child
+            found = _existing(connection, step, [_next_ids(manifest, target, task)])
+        yield from ((target, child) for child in found)
 
 
-def _existing(connection: Connection, flow: str, run: str, step: str, wanted: list[list[str]]) -> Iterator[str]:
-    """Yield, of each list of possible ids, the first one that exists."""
+def _fanned_out(manifest: Manifest, task: str) -> Iterator[list[str]]:
+    """Yield the ids that each child of a foreach or gang may have: it may be the first turn of a loop."""
+    prefix = f"{task.partition('-')[0]}." if manifest.frames else ""
+    for index in range(manifest.transition.width or 0):
+        yield [f"{prefix}{index}", f"{prefix}{index}-0"]
+
+
+def _next_ids(manifest: Manifest, target: str, task: str) -> list[str]:
+    """Return the ids that the one child in a step may have."""
+    body, _, turn = task.partition("-")
+    if target == manifest.step:
+        return [f"{body}-{int(turn or 0) + 1}"]
+    # The same place; the first turn of a loop; behind the join of the foreach that the task is in.
+    outer = body.rpartition(".")[0] or "0"
+    return [body, f"{body}-0", *([outer, f"{outer}-0"] if manifest.frames else [])]
+
+
+def _existing(
+    connection: Connection, step: tuple[str, str, str], wanted: Iterable[list[str]], count: int = 1
+) -> Iterator[str]:
+    """Yield, of each list of possible ids, the first one that exists; `count` is the number of lists."""
     metadata = connection.metadata
-    if len(wanted) > _FEW:
-        known = {record.task for record in metadata.tasks(flow, run, step)}
+    if count > _FEW:
+        known = {record.task for record in metadata.tasks(*step)}
         for ids in wanted:
             yield from [name for name in ids if name in known][:1]
         return
     for ids in wanted:
         for name in ids:
-            if metadata.task(flow, run, step, name) is not None:
+            if metadata.task(*step, name) is not None:
                 yield name
                 break
 
@@ -142,13 +156,13 @@ def likely_parent_ids(
         if source == step:
             continue
         if shape.fans_out(source):
-            names = _existing(connection, flow, run, source, [[body.rpartition(".")[0] or "0"]])
+            names = _existing(connection, (flow, run, source), [[body.rpartition(".")[0] or "0"]])
         elif shape.gathers(step, source):
             names = _last_turns(connection, (flow, run, source), f"{body}." if shape.depth(step) else "")
         elif source in shape.children(source):
             names = _last_turns(connection, (flow, run, source), f"{body}-")
         else:
-            names = _existing(connection, flow, run, source, [[body]])
+            names = _existing(connection, (flow, run, source), [[body]])
         yield from ((source, name) for name in names)
 
 

@@ -11,6 +11,7 @@ from flowkit.client.lineage import Shape
 from flowkit.client.object import ClientObject
 from flowkit.client.step import Step
 from flowkit.client.task import Task
+from flowkit.datastore.layout import run_file
 from flowkit.datastore.runs import write_tags
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
 from flowkit.metadata.records import FINAL, RunRecord
@@ -227,6 +228,8 @@ class Run(ClientObject):
 
     def _near(self) -> str | None:
         flow = self._path.flow
+        if self._connection.storage.info(run_file(flow, self.id)) is not None:
+            return "the datastore has it, the index does not: flowkit metadata rebuild"
         records = self._connection.metadata.runs(flow, RunFilter(limit=_FIRST))
         if not records:
             names = [record.flow for record in self._connection.metadata.flows()]

@@ -33,6 +33,7 @@ from flowkit.datastore.layout import blob_file
 from flowkit.datastore.runs import read_tags
 from flowkit.exceptions import (
     ArtifactError,
+    DataError,
     InvalidPathspec,
     NamespaceMismatch,
     NotFound,
@@ -474,6 +475,26 @@ def test_no_datastore_and_an_index_that_was_lost(root: Path) -> None:
     with pytest.raises(StoreError, match="does not know the runs") as caught:
         Flow("TrainFlow")
     assert "flowkit metadata rebuild" in (caught.value.hint or "")
+
+
+def test_a_run_that_only_the_datastore_knows_is_found_by_a_rebuild(author: Author) -> None:
+    author.run()
+    run = author.run()
+    author.index.forget("TrainFlow", run)
+    with pytest.raises(NotFound) as caught:
+        Run(f"TrainFlow/{run}")
+    assert "flowkit metadata rebuild" in (caught.value.hint or "")
+
+
+def test_a_damaged_manifest_is_an_error_that_names_the_file(author: Author, root: Path) -> None:
+    run = Run(f"TrainFlow/{author.trained()}")
+    path = root / "flows" / "TrainFlow" / run.id / "end" / "0" / "manifest.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"best", b"bess"))
+    with pytest.raises(DataError, match="damaged") as caught:
+        _ = run.data
+    assert str(path) in str(caught.value)
+    assert run.status == "succeeded"
 
 
 def test_a_damaged_blob_is_an_error_that_names_the_artifact_and_both_hashes(author: Author, root: Path) -> None:
