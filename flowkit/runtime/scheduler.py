@@ -273,7 +273,7 @@ class Scheduler:
             return Decision("cancelled", ref, attempt, why="the run was stopped")
         self._count(task.launch, _RUNNING, _FAILED)
         why = verdict.why if verdict.kind is None else "the run has stopped: no retry"
-        self._record_failure(ref, failure)
+        self.failures[ref] = failure
         return Decision("failed", ref, attempt, why=why)
 
     def cancel(self) -> None:
@@ -324,9 +324,6 @@ class Scheduler:
         """Whether a process was ended because the run was: what its own code raised is still a failure."""
         return (self._cancelled or self.should_cancel) and failure.kind != "error"
 
-    def _record_failure(self, ref: TaskRef, failure: Failure) -> None:
-        self.failures[ref] = failure
-
     def _stray(self, ref: TaskRef, attempt: int) -> Notice:
         if ref in self.failures:
             text = f"attempt {attempt} of {ref} ended after the task had failed; a resume will look at what it left"
@@ -352,7 +349,7 @@ class Scheduler:
                 row[done.counted] -= done.gang or 1
                 row[_FAILED] += done.gang or 1
                 if trouble.failure is not None:
-                    self._record_failure(done.ref, trouble.failure)
+                    self.failures[done.ref] = trouble.failure
                 notices.append(trouble)
 
     def _go_on(self, todo: _Todo, done: _Done) -> Notice | None:

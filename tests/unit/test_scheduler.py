@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from graph_builder import graph_of
 
@@ -799,3 +803,11 @@ def test_a_gang_is_cloned_whole():
     assert drive.scheduler.counts()["train"].cloned == 3
     assert drive.take() == ["join/0"]
     assert drive.parents("join/0") == "train/0+3"
+
+
+@pytest.mark.parametrize("options", [["--steps", "2"], ["--slots", "0"], ["--resume"]])
+def test_the_benchmark_runs(options):
+    script = os.path.join(os.path.dirname(__file__), "..", "..", "benchmarks", "scheduler_scale.py")
+    done = subprocess.run([sys.executable, script, "500", *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "MB peak" in done.stdout
