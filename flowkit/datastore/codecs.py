@@ -158,8 +158,10 @@ def frame(stream: bytes | memoryview, buffers: list[memoryview], meta: Mapping[s
 
 
 _PICKLE = PickleCodec()
-_BY_TYPE: dict[type, Codec] = {bytes: _Bytes(), bytearray: _Bytearray(), str: _Str()}
-_BY_NAME: dict[str, Codec] = {codec.name: codec for codec in (*_BY_TYPE.values(), _PICKLE)}
+_EXACT: dict[type, Codec] = {bytes: _Bytes(), bytearray: _Bytearray(), str: _Str()}
+"""Built-in choices, for these very types: what is derived from one of them is something else."""
+_BY_TYPE: dict[type, Codec] = {}
+_BY_NAME: dict[str, Codec] = {codec.name: codec for codec in (*_EXACT.values(), _PICKLE)}
 _BY_NAME["cloudpickle"] = _PICKLE
 _BY_TYPE_NAME: dict[str, Codec] = {}
 _PICKLED = frozenset({int, float, bool, type(None), complex, list, tuple, dict, set, frozenset})
@@ -228,18 +230,15 @@ def decode(name: str, view: memoryview, meta: Mapping[str, Any]) -> Any:
 
 def codec_for(kind: type) -> Codec:
     """Return the codec for values of a type."""
-    found = _BY_TYPE.get(kind)
-    if found is not None:
-        return found
+    if _BY_TYPE or _BY_TYPE_NAME:
+        for ancestor in kind.__mro__:
+            found = _BY_TYPE.get(ancestor) or _BY_TYPE_NAME.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+            if found is not None:
+                return found
     if kind in _PICKLED:
         return _PICKLE
-    for index, ancestor in enumerate(kind.__mro__):
-        # Derived from bytes or str is something else: only exact types are stored raw.
-        if ancestor in _BY_TYPE and not (index and ancestor in (bytes, bytearray, str)):
-            return _BY_TYPE[ancestor]
-        found = _BY_TYPE_NAME.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
-        if found is not None:
-            return found
+    if kind in _EXACT:
+        return _EXACT[kind]
     root = str(kind.__module__).partition(".")[0]
     if root in ("pyarrow", "pandas") and "pyarrow" in sys.modules:
         from flowkit.datastore.arrow import ArrowCodec
@@ -247,6 +246,6 @@ def codec_for(kind: type) -> Codec:
         arrow = ArrowCodec()
         if arrow.takes(kind):
             _BY_NAME[arrow.name] = arrow
-            _BY_TYPE[kind] = arrow
+            _EXACT[kind] = arrow
             return arrow
     return _PICKLE

@@ -146,6 +146,36 @@ def tail_log(
         window *= 4
 
 
+class Joiner:
+    """Puts the pieces of lines together, for lines that come one by one."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, list[LogLine]] = {}
+
+    def add(self, line: LogLine) -> LogLine | None:
+        """Return the whole line that this one ends, with the time of its first piece; None where it goes on."""
+        if line.partial:
+            self._begun.setdefault(line.stream, []).append(line)
+            return None
+        pieces = self._begun.pop(line.stream, None)
+        return _join([*pieces, line]) if pieces else line
+
+    def rest(self) -> list[LogLine]:
+        """Return the lines that never came to their ends."""
+        begun, self._begun = self._begun, {}
+        return [_join(pieces) for pieces in begun.values()]
+
+
+def joined(lines: Iterable[LogLine]) -> Iterator[LogLine]:
+    """Yield whole lines: the pieces of one joined, with the time of the first."""
+    joiner = Joiner()
+    for line in lines:
+        whole = joiner.add(line)
+        if whole is not None:
+            yield whole
+    yield from joiner.rest()
+
+
 def text_of(lines: Iterable[LogLine]) -> str:
     """Return the text of lines, pieces joined, ready to show; bytes that are not UTF-8 are replaced by a mark."""
     whole: list[bytes] = []
@@ -163,6 +193,10 @@ def text_of(lines: Iterable[LogLine]) -> str:
 def shown_time(when: float) -> str:
     """Return a line's time as people read it, in local time: ``2024-05-31 14:03:59.120``."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)) + f".{int(when % 1 * 1000):03d}"
+
+
+def _join(pieces: list[LogLine]) -> LogLine:
+    return LogLine(pieces[0].when, pieces[0].stream, b"".join(piece.text for piece in pieces))
 
 
 def _parse(line: bytes, torn: bool) -> LogLine | None:

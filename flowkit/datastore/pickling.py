@@ -11,8 +11,8 @@ from typing import Any
 from flowkit.datastore.codecs import IN_BAND, Encoded, NotEncodable, frame
 from flowkit.exceptions import ArtifactError, FlowkitError
 
-_DEPTH = 400_000
-"""Frames for deeply nested values: some 100,000 levels."""
+_DEPTH = 120_000
+"""Frames for deeply nested values: some 25,000 levels or more."""
 _STACK = 512 << 20
 _SEARCH_SECONDS = 2.0
 
