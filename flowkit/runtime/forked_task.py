@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from flowkit.runtime import streams
-from flowkit.runtime.processes import note_process
 from flowkit.runtime.seeds import Seeds
 
 _OOM_SCORE = b"500"
 """Added to a task's badness, so that the kernel ends tasks before the runtime and its helpers."""
 _SET_PDEATHSIG, _SET_SUBREAPER = 1, 36
-_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGUSR1", "SIGUSR2")
+_BLOCKED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGALRM")
 
 
 class ProcessControl:
@@ -52,36 +51,41 @@ class ProcessControl:
 
 
 class Signals:
-    """The signals that the helper processes ignore, and what they meant to the user's program before."""
+    """The signals that the helper processes do not take, since they are meant for the runtime.
+
+    Ctrl-C reaches every process of the terminal's foreground. The helpers block such signals rather than ignore
+    them: a task then lets all of them through by one call, with the meaning that they had for the user's program.
+    """
 
     def __init__(self) -> None:
-        self._before: dict[int, Any] = {}
+        self._child_ended = signal.getsignal(signal.SIGCHLD)
+        # Handlers of the command line's own have no place in a task; those that the user's import has set do.
+        self._ours = [
+            number
+            for number in signal.valid_signals()
+            if (getattr(signal.getsignal(number), "__module__", None) or "").partition(".")[0] == "flowkit"
+        ]
 
-    def ignore(self) -> None:
-        """Ignore what is meant for the runtime: Ctrl-C reaches every process of the terminal's foreground."""
-        for name in _IGNORED:
-            number = getattr(signal, name, None)
-            if number is not None:
-                self._before[number] = signal.signal(number, signal.SIG_IGN)
-        self._before[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    def block(self) -> None:
+        """Let nothing through that is meant for the runtime."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, [getattr(signal, name) for name in _BLOCKED])
+        # A task reads no terminal: without these, one that tries would be stopped for good.
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
         """Let signals mean what they mean in a fresh interpreter that has imported the user's program."""
         signal.set_wakeup_fd(-1)
-        for number, before in self._before.items():
-            if before is None or (getattr(before, "__module__", None) or "").partition(".")[0] == "flowkit":
-                before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, before)
+        signal.signal(signal.SIGCHLD, self._child_ended or signal.SIG_DFL)
+        for number in self._ours:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def restore_for_exec(self) -> None:
-        """Let signals mean what they mean to a program that is started anew."""
-        signal.set_wakeup_fd(-1)
-        for number, before in self._before.items():
-            signal.signal(number, signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL)
-        for name in ("SIGPIPE", "SIGXFSZ"):  # Python itself ignores these
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        """Let signals mean what they mean to a program that is started anew; handlers do not outlive that anyway."""
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python itself ignores these
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class Surroundings:
@@ -101,20 +105,18 @@ class Surroundings:
         self.seeds = Seeds(random_before)
         self.token = streams.new_token()
         self.collects = gc.isenabled()
-        self.register: str | None = None
-        self.boot: str | None = None
         self.server = os.getpid()
+        # Once, here: the tasks inherit the objects and only let the descriptors lead elsewhere.
+        self._marked = streams.install(self.token)
+        faulthandler.enable(2)
 
     def separate(self, descriptors: Iterable[int], out: int, err: int) -> None:
-        """Make this process, just forked, one of its own: session, parent's death, descriptors.
-
-        A session rather than a mere process group: reading the terminal from a background group stops a process
-        for good, whereas without a terminal it is an error that says so.
-        """
-        os.setsid()
+        """Make this process, just forked, one of its own: process group, parent's death, descriptors."""
+        os.setpgid(0, 0)
         self.control.die_with_parent(self.server)
         os.dup2(out, 1)
         os.dup2(err, 2)
+        os.dup2(out, self._marked, inheritable=False)
         for descriptor in (*descriptors, out, err):
             if descriptor > 2:
                 os.close(descriptor)
@@ -129,14 +131,10 @@ class Surroundings:
                 except OSError:
                     pass
                 os.close(score)
-        if self.register is not None:
-            note_process(self.register, self.boot)
 
     def become_task(self) -> None:
         """Make this process, forked and separated, look like a fresh interpreter that has imported the flow."""
-        streams.install(self.token)
         self.signals.restore()
-        faulthandler.enable(2)
         self.seeds.renew()
         if self.collects:
             gc.enable()

@@ -25,12 +25,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from flowkit.metadata.liveness import boot_id
 from flowkit.model.launch import Launch
 from flowkit.runtime import logprocess, messages
 from flowkit.runtime.forked_task import Signals, Surroundings, forget_the_past, run
 from flowkit.runtime.messages import Channel, Frame
-from flowkit.runtime.processes import children_of, signal_group
+from flowkit.runtime.processes import Register, children_of, signal_group
 from flowkit.runtime.streams import VARIABLE
 
 Target = Callable[[Mapping[str, Any], Launch, "int | None"], int]
@@ -43,11 +42,17 @@ _WITH_DESCRIPTOR = tuple(
 )
 
 
+_QUIET = 0.002
+"""Seconds after which others are told of a new task; one that has ended by then costs them one message, not three."""
+_LATER = 0.004
+
+
 class _Task(NamedTuple):
     pid: int
     out: int
     err: int
     folder: bytes
+    started: float
 
 
 def start(
@@ -109,15 +114,15 @@ def _serve(
     warm: Callable[[], None] | None,
 ) -> NoReturn:
     signals = Signals()
-    signals.ignore()
-    surroundings = Surroundings(signals, random_before)
-    surroundings.control.adopt_orphans()
-    forget_the_past()
+    signals.block()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     if null > 2:
         os.close(null)
+    surroundings = Surroundings(signals, random_before)
+    surroundings.control.adopt_orphans()
+    forget_the_past()
     if sys.stdin is None or sys.stdin.closed:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     gc.disable()
@@ -147,8 +152,11 @@ class ForkServer:
         self._config: dict[str, Any] = {}
         self._log: Channel | None = None
         self._log_pid: int | None = None
+        self._register: Register | None = None
         self._tasks: dict[int, _Task] = {}
         self._by_pid: dict[int, int] = {}
+        self._quiet: dict[int, float] = {}
+        self._tell_at = 0.0
         self._leftovers: deque[tuple[float, int]] = deque()
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._wake, False)
@@ -173,8 +181,8 @@ class ForkServer:
                     self._handle(each)
                 if self._runtime.closed:
                     self._die()
-                self._runtime.flush()
-            if self._writing != bool(self._runtime.pending):
+            self._announce(time.monotonic())
+            if self._writing != (self._runtime.pending > 0 and self._tell_at == 0.0):
                 self._writing = not self._writing
                 write = selectors.EVENT_WRITE if self._writing else 0
                 self._selector.modify(channel, selectors.EVENT_READ | write)
@@ -192,8 +200,9 @@ class ForkServer:
                 signal_group(task.pid, asked.number)
         elif asked.kind == messages.CONFIG:
             self._config = json.loads(asked.payload)
-            self._surroundings.register = self._config.get("register")
-            self._surroundings.boot = boot_id()
+            if "register" in self._config:
+                self._register = Register(self._config["register"])
+                self._register.open()
         elif asked.kind == messages.LOG_LINK:
             self._log = Channel(socket.socket(fileno=self._runtime.descriptors.popleft()))
         elif asked.kind == messages.NEW_LOG:
@@ -211,23 +220,41 @@ class ForkServer:
         except OSError as error:
             for descriptor in pipes:
                 os.close(descriptor)
-            self._runtime.send(messages.REFUSED, asked.task, error.errno or 0, str(error).encode())
+            self._runtime.keep(messages.frame(messages.REFUSED, asked.task, error.errno or 0, str(error).encode()))
+            self._tell_at = 0.0
             return
         out, out_end, err, err_end = pipes
         if pid == 0:
             self._in_child(asked, rest, pipes)
+        if self._register is not None:
+            self._register.note(pid)
         os.close(out_end)
         os.close(err_end)
-        task = _Task(pid, out, err, messages.pack_task(folder, self._surroundings.token))
-        self._tasks[asked.task] = task
+        folder_token = messages.pack_task(folder, self._surroundings.token)
+        self._tasks[asked.task] = _Task(pid, out, err, folder_token, time.time())
         self._by_pid[pid] = asked.task
-        self._tell_log(asked.task, task)
-        self._runtime.send(messages.STARTED, asked.task, pid, messages.pack_time(time.time()))
+        self._quiet[asked.task] = time.monotonic() + _QUIET
 
-    def _tell_log(self, number: int, task: _Task) -> None:
+    def _announce(self, now: float) -> None:
+        """Tell of tasks that have run for a while, and send what was kept for the runtime when it is due."""
+        while self._quiet:
+            number, due = next(iter(self._quiet.items()))
+            if due > now:
+                break
+            task = self._tasks[number]
+            del self._quiet[number]
+            self._tell_log(number, task)
+            self._runtime.keep(_started(number, task))
+            self._tell_at = now
+        if self._tell_at <= now and self._runtime.pending:
+            self._tell_at = 0.0
+            self._runtime.flush()
+
+    def _tell_log(self, number: int, task: _Task, more: bytes = b"") -> None:
         # The server keeps its own ends, so that a log process that dies breaks no task's pipe.
         if self._log is not None:
-            self._log.send_descriptors([task.out, task.err], messages.TASK, number, task.pid, task.folder)
+            told = messages.frame(messages.TASK, number, task.pid, task.folder)
+            self._log.send_descriptors([task.out, task.err], told + more)
 
     def _in_child(self, asked: Frame, rest: bytes, pipes: list[int]) -> NoReturn:
         try:
@@ -288,7 +315,8 @@ class ForkServer:
         os.close(descriptor)
         self._log, self._log_pid = mine, pid
         for number, task in self._tasks.items():
-            self._tell_log(number, task)
+            if number not in self._quiet:
+                self._tell_log(number, task)
 
     # -- what ends ------------------------------------------------------------------------------------------------
 
@@ -306,18 +334,30 @@ class ForkServer:
             task = self._tasks.pop(number)
             if _signal_leftover(pid, signal.SIGTERM):
                 self._leftovers.append((time.monotonic() + LEFTOVER_GRACE, pid))
-            if self._log is not None:
-                self._log.send(messages.DRAIN, number)
+            code, now = os.waitstatus_to_exitcode(status), time.time()
+            drain = messages.frame(messages.DRAIN, number, code, messages.pack_end(pid, task.started, now))
+            ended = messages.frame(messages.ENDED, number, code, messages.pack_time(now))
+            if self._quiet.pop(number, None) is not None:
+                self._tell_log(number, task, drain)
+                ended = _started(number, task) + ended
+            elif self._log is not None:
+                self._log.write(drain)
+            if not self._runtime.pending:
+                self._tell_at = time.monotonic() + _LATER
+            self._runtime.keep(ended)
             os.close(task.out)
             os.close(task.err)
-            code = os.waitstatus_to_exitcode(status)
-            self._runtime.send(messages.ENDED, number, code, messages.pack_time(time.time()))
 
     def _timeout(self) -> float | None:
+        due = [self._leftovers[0][0]] if self._leftovers else []
+        if self._quiet:
+            due.append(next(iter(self._quiet.values())))
+        if self._runtime.pending and self._tell_at:
+            due.append(self._tell_at)
         if self._log is not None and self._log.pending:
             self._log.flush()
-            return 0.05
-        return max(0.0, self._leftovers[0][0] - time.monotonic()) if self._leftovers else None
+            due.append(time.monotonic() + 0.05)
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _end_leftovers(self) -> None:
         now = time.monotonic()
@@ -346,6 +386,10 @@ class ForkServer:
                     pass  # it has just ended, or has become another user
             time.sleep(0.005)
         os._exit(0)
+
+
+def _started(number: int, task: _Task) -> bytes:
+    return messages.frame(messages.STARTED, number, task.pid, messages.pack_time(task.started))
 
 
 def _signal_leftover(group: int, signum: int) -> bool:

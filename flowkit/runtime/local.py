@@ -204,7 +204,7 @@ class LocalExecutor(Executor):
         mine, theirs = messages.pair()
         self._log, self._log_pid = mine, 0
         self._send_limit()
-        self._server.send_descriptors([theirs.fileno()], messages.NEW_LOG)
+        self._server.send_descriptors([theirs.fileno()], messages.frame(messages.NEW_LOG))
         theirs.close()
 
     def configure(self, config: dict[str, Any]) -> None:
@@ -387,6 +387,8 @@ class LocalExecutor(Executor):
             self._on_refused(node, told.payload.decode("utf-8", "replace"))
 
     def _on_started(self, node: _Node, pid: int, when: float) -> None:
+        if node.pid is not None:
+            return
         node.pid = pid
         seconds = self._timeouts.get(node.group.launch.step)
         if seconds is not None:
@@ -419,7 +421,7 @@ class LocalExecutor(Executor):
                 stream = "err" if told.number else "out"
                 self._events.append(Output(node.group.launch, stream, text.decode("utf-8", "replace"), when))
         elif told.kind == messages.DRAINED:
-            self._on_drained(told.task)
+            self._on_drained(told)
         elif told.kind == messages.DROPPED:
             node = self._nodes.get(told.task)
             if node is not None:
@@ -442,11 +444,16 @@ class LocalExecutor(Executor):
         else:
             node.deadline = None
 
-    def _on_drained(self, number: int) -> None:
-        node = self._nodes.get(number)
+    def _on_drained(self, told: Frame) -> None:
+        node = self._nodes.get(told.task)
         if node is None:
             return
         node.drained = True
+        if told.payload and node.ended is None:
+            pid, started, ended = messages.unpack_end(told.payload)
+            if node.pid is None:
+                self._on_started(node, pid, started)
+            node.ended = (told.number, ended)
         if node.ended is not None:
             self._conclude(node, *node.ended, node.kill)
 
@@ -534,8 +541,8 @@ class LocalExecutor(Executor):
         self._send_config()
         if not self._log.closed:
             ours, theirs = socket.socketpair()
-            self._log.send_descriptors([ours.fileno()], messages.SERVER)
-            self._server.send_descriptors([theirs.fileno()], messages.LOG_LINK)
+            self._log.send_descriptors([ours.fileno()], messages.frame(messages.SERVER))
+            self._server.send_descriptors([theirs.fileno()], messages.frame(messages.LOG_LINK))
             ours.close()
             theirs.close()
         for node in nodes:

@@ -183,7 +183,7 @@ class LogProcess:
                 # The server is gone; what it said last comes first.
                 for server in [*self._servers]:
                     self._hear_server(server)
-                self._drain(asked.task)
+                self._drain(asked)
             elif asked.kind == messages.QUIT:
                 self._quit()
         if self._runtime.closed and self._ending is None:
@@ -215,7 +215,7 @@ class LogProcess:
                 os.set_blocking(pipe, False)
                 self._selector.register(pipe, selectors.EVENT_READ, (log, stream))
         elif asked.kind == messages.DRAIN:
-            self._drain(asked.task)
+            self._drain(asked)
 
     def _add_server(self, server: Channel) -> None:
         self._servers.append(server)
@@ -233,12 +233,12 @@ class LogProcess:
         if now < (self._ending or 0.0) and (self._servers or open_pipes):
             return False
         for number in list(self._logs):
-            self._drain(number)
+            self._drain(Frame(messages.DRAIN, number, 0, b""))
         return True
 
     def _quit(self) -> NoReturn:
         for number in list(self._logs):
-            self._drain(number)
+            self._drain(Frame(messages.DRAIN, number, 0, b""))
         self._runtime.flush_all(_LINGER)
         os._exit(0)
 
@@ -325,11 +325,13 @@ class LogProcess:
             if not log.cut:
                 self._keep(log, [(stream, text, True)])
 
-    def _drain(self, number: int) -> None:
+    def _drain(self, asked: Frame) -> None:
         """Read what a task has written, although others may still hold its pipes, and say that this is done."""
+        number = asked.task
+        done = frame(messages.DRAINED, number, asked.number, asked.payload)
         log = self._logs.get(number)
         if log is None:
-            self._runtime.send(messages.DRAINED, number)
+            self._runtime.write(done)
             return
         for stream in (0, 1):
             taken = 0
@@ -348,10 +350,10 @@ class LogProcess:
         for stream in (0, 1):
             self._flush_partial(log, stream)
         if log.dropped:
-            self._runtime.send(messages.DROPPED, number, log.dropped)
+            done = frame(messages.DROPPED, number, log.dropped) + done
             log.dropped = 0
         log.ended = True
-        self._runtime.send(messages.DRAINED, number)
+        self._runtime.write(done)
         if log.pipes == [None, None]:
             self._forget(log)
 

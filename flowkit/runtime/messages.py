@@ -31,7 +31,8 @@ LOG_LINK = 5
 NEW_LOG = 6
 """With one descriptor: start a log process and let it have this channel to the runtime."""
 QUIT = 7
-# From the fork server to the runtime. All carry the time.
+# From the fork server to the runtime, both with the time. The end of a task comes by the log process too, together
+# with its last line; that is the usual way, and one wake-up instead of three for a short task.
 STARTED = 10
 """Number: the process id."""
 ENDED = 11
@@ -42,7 +43,7 @@ REFUSED = 12
 TASK = 20
 """With two descriptors, the read ends for stdout and stderr; number: the process id; payload: `pack_task`."""
 DRAIN = 21
-"""The task has ended: read what is there and say `DRAINED`."""
+"""The task has ended: read what is there and say `DRAINED`, with the same number and payload."""
 SERVER = 22
 """With one descriptor: the channel of a new fork server."""
 LIMIT = 23
@@ -51,6 +52,7 @@ LIMIT = 23
 LINE = 30
 """Number: 0 for out, 1 for err; payload: the time and the text."""
 DRAINED = 31
+"""Number: the exit status; payload: `pack_end`, or nothing where the runtime itself has asked for it."""
 DROPPED = 32
 """So many lines were not sent, since the runtime did not keep up; number: how many."""
 TROUBLE = 33
@@ -65,6 +67,7 @@ HELLO = 36
 _HEAD = struct.Struct("<BIiI")
 _TIME = struct.Struct("<d")
 _INT = struct.Struct("i")
+_END = struct.Struct("<idd")
 _READ = 1 << 18
 
 
@@ -154,9 +157,13 @@ class Channel:
 
     def write(self, frames: bytes) -> None:
         """Send whole frames as far as that works at once, and keep the rest."""
+        self.keep(frames)
+        self.flush()
+
+    def keep(self, frames: bytes) -> None:
+        """Keep whole frames until the next `flush`."""
         if not self.closed:
             self._outgoing += frames
-            self.flush()
 
     def flush(self) -> None:
         """Send what was kept, as far as that works at once."""
@@ -170,12 +177,9 @@ class Channel:
                 return
             del self._outgoing[:sent]
 
-    def send_descriptors(
-        self, descriptors: list[int], kind: int, task: int = 0, number: int = 0, payload: bytes = b""
-    ) -> None:
-        """Send a frame with descriptors, waiting until the reader takes them."""
+    def send_descriptors(self, descriptors: list[int], data: bytes) -> None:
+        """Send whole frames, the first of them with descriptors, waiting until the reader takes them."""
         self.flush_all(None)
-        data = frame(kind, task, number, payload)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(_INT.pack, descriptors)))]
         while not self.closed:
             try:
@@ -245,6 +249,17 @@ def pack_time(when: float, rest: bytes = b"") -> bytes:
 def unpack_time(payload: bytes) -> tuple[float, bytes]:
     """Take apart what `pack_time` made."""
     return _TIME.unpack_from(payload)[0], payload[_TIME.size :]
+
+
+def pack_end(pid: int, started: float, ended: float) -> bytes:
+    """Put together what is known of a task that has ended, but for its status."""
+    return _END.pack(pid, started, ended)
+
+
+def unpack_end(payload: bytes) -> tuple[int, float, float]:
+    """Take apart what `pack_end` made."""
+    pid, started, ended = _END.unpack(payload)
+    return pid, started, ended
 
 
 def pack_task(folder: str, rest: bytes) -> bytes:

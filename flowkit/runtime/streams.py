@@ -33,18 +33,24 @@ def new_token() -> bytes:
     return b"\x00\x1b" + os.urandom(TOKEN_SIZE - 2)
 
 
-def install(token: bytes) -> None:
+def install(token: bytes) -> int:
     """Make the standard streams of this process those of a task: UTF-8, line by line, in order.
 
-    Descriptors 1 and 2 lead to the log process already. Modules that keep a reference to ``sys.stderr`` from before
-    (logging's handlers) write to the new stream too.
+    Modules that keep a reference to ``sys.stderr`` from before (logging's handlers) write to the new stream too.
+
+    Returns
+    -------
+    int
+        A copy of descriptor 1, through which marked pieces go, so that a step that closes stdout still has a
+        stderr. Whoever lets descriptor 1 lead elsewhere afterwards (the fork server, in each task) does the same
+        with this one.
     """
     global _mark
-    # A copy of the descriptor, so that a step that closes stdout still has a stderr.
     channel = os.dup(1)
     _mark = (channel, token)
     _renew("stdout", io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
     _renew("stderr", io.BufferedWriter(_MarkedErr(channel, token), _ROOM))
+    return channel
 
 
 def adopt(environment: MutableMapping[str, str]) -> None:
