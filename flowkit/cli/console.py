@@ -52,6 +52,11 @@ class Console:
         """Print what was asked for, to stdout, as it is."""
         self._write(self._out, text + "\n")
 
+    @property
+    def listening(self) -> bool:
+        """Whether anybody reads stdout still: ``| head`` has gone when it has had enough."""
+        return id(self._out) not in self._closed
+
     def json(self, value: Any) -> None:
         """Print a value as JSON, to stdout."""
         import json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from flowkit.datastore.logs import LogLine, read_log, tail_log, text_of
+from flowkit.datastore.logs import LogLine, joined, read_log, tail_log, text_of
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import UsageError
 
@@ -54,7 +54,7 @@ class Output:
         # in very many pieces comes without its beginning, rather than reading all of the log for it.
         for asked in (count + 1, 4 * count + 16, 16 * count + 256):
             found = tail_log(self._storage, *self._where, asked, name)
-            lines = list(_joined(iter(found)))
+            lines = list(joined(iter(found)))
             if len(found) < asked or not _may_be_cut(lines, count):
                 break
         return [line.text.decode("utf-8", "replace") for line in lines[max(0, len(lines) - count) :]]
@@ -62,7 +62,7 @@ class Output:
     def _lines(self, stream: str, as_unicode: bool) -> Iterator[tuple[datetime, Any]]:
         from datetime import datetime, timezone
 
-        for line in _joined(self._read(stream)):
+        for line in joined(self._read(stream)):
             time = datetime.fromtimestamp(line.when, timezone.utc).astimezone()
             yield time, line.text.decode("utf-8", "replace") if as_unicode else line.text
 
@@ -75,23 +75,6 @@ def _stream(name: str) -> str:
     if found is None:
         raise UsageError(f"{name!r} is not a stream of a task", "say 'stdout' or 'stderr'")
     return found
-
-
-def _joined(lines: Iterator[LogLine]) -> Iterator[LogLine]:
-    """Yield whole lines: the pieces of one joined, with the time of the first."""
-    begun: dict[str, list[LogLine]] = {}
-    for line in lines:
-        if line.partial:
-            begun.setdefault(line.stream, []).append(line)
-        else:
-            pieces = begun.pop(line.stream, None)
-            yield _join([*pieces, line]) if pieces else line
-    for pieces in begun.values():
-        yield _join(pieces)
-
-
-def _join(pieces: list[LogLine]) -> LogLine:
-    return LogLine(pieces[0].when, pieces[0].stream, b"".join(piece.text for piece in pieces))
 
 
 def _may_be_cut(lines: list[LogLine], count: int) -> bool:

@@ -1,0 +1,88 @@
+"""``python flow.py logs scrub``: remove what tasks wrote, where it should not have been written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from flowkit.cli.logs import stream_options
+from flowkit.cli.lookup import find, tasks_of
+from flowkit.cli.session import Session
+from flowkit.datastore.layout import log_file
+from flowkit.datastore.logs import format_line, read_log
+from flowkit.datastore.manifests import attempts
+from flowkit.datastore.storage import Storage
+from flowkit.metadata.records import TaskRecord
+
+
+def command(session: Session) -> click.Command:
+    """Make the command."""
+
+    def callback(path: str, stream: str | None, attempt: int | None, latest: bool, include_not_done: bool) -> int:
+        _scrub(session, path, None if stream == "both" else stream, attempt, latest, include_not_done)
+        return 0
+
+    params: list[click.Parameter] = [
+        click.Argument(["path"]),
+        *stream_options("Remove"),
+        click.Option(["--latest/--all"], default=True, help="The newest attempt only (the default), or every one."),
+        click.Option(["--include-not-done"], is_flag=True, help="Also of tasks that are still running."),
+    ]
+    return click.Command(
+        "scrub",
+        callback=callback,
+        params=params,
+        help="Remove what tasks wrote, for ever. PATH is RUN, RUN/STEP or RUN/STEP/TASK.",
+    )
+
+
+def _scrub(
+    session: Session, path: str, stream: str | None, attempt: int | None, latest: bool, include_not_done: bool
+) -> None:
+    storage = session.storage()
+    store = session.metadata_store(storage)
+    done = skipped = 0
+    try:
+        for task in tasks_of(store, find(session, store, path)):
+            if task.origin is not None:
+                session.console.warn(
+                    f"{task.step}/{task.task} was taken over: its log is that of {task.origin}, scrub it there."
+                )
+                skipped += 1
+            elif task.state in ("pending", "running") and not include_not_done:
+                session.console.warn(f"{task.step}/{task.task} is not done: --include-not-done scrubs its log too.")
+                skipped += 1
+            else:
+                done += _scrub_task(session, storage, task, stream, attempt, latest)
+    finally:
+        store.close()
+    session.console.say(
+        f"{done:,} {'log' if done == 1 else 'logs'} scrubbed" + (f", {skipped:,} left." if skipped else ".")
+    )
+
+
+def _scrub_task(
+    session: Session, storage: Storage, task: TaskRecord, stream: str | None, attempt: int | None, latest: bool
+) -> int:
+    known = attempts(storage, task.flow, task.run, task.step, task.task)
+    chosen = [attempt] if attempt is not None else [task.attempt] if latest else known
+    count = 0
+    for number in chosen:
+        file = log_file(task.flow, task.run, task.step, task.task, number)
+        if number in known and storage.info(file) is not None:
+            storage.replace(file, _kept(session.user, storage, task, number, stream))
+            count += 1
+    return count
+
+
+def _kept(user: str, storage: Storage, task: TaskRecord, attempt: int, stream: str | None) -> Iterator[bytes]:
+    """Yield the log again: flowkit's own notes, and the stream that is to stay."""
+    for line in read_log(storage, task.flow, task.run, task.step, task.task, attempt):
+        if line.stream == "note" or (stream is not None and line.stream != stream):
+            yield format_line(line.when, line.stream, line.text, line.partial)
+    what = {None: "log", "out": "standard output", "err": "standard error"}[stream]
+    now = time.time()
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    yield format_line(now, "note", f"[the {what} was scrubbed by {user} at {when}]".encode())
