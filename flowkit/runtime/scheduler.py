@@ -250,8 +250,10 @@ class Scheduler:
             task.committed = True
         else:
             self._withdraw(ref, task)
-        todo: _Todo = deque([iter([_Done(ref, launch.gang, task.place, transition, _SUCCEEDED)])])
-        self._work_off(todo, notices)
+        todo: _Todo = deque()
+        self._settle(todo, _Done(ref, launch.gang, task.place, transition, _SUCCEEDED), notices)
+        if todo:
+            self._work_off(todo, notices)
         return notices
 
     def failed(self, ref: TaskRef, attempt: int, failure: Failure, now: float) -> Decision:
@@ -342,15 +344,19 @@ class Scheduler:
         """Let finished tasks go on until no clone is left among what becomes ready; no recursion, any depth."""
         while todo:
             for done in todo.popleft():
-                trouble = self._go_on(todo, done)
-                if trouble is None:
-                    continue
-                row = self._counts[done.ref.step]
-                row[done.counted] -= done.gang or 1
-                row[_FAILED] += done.gang or 1
-                if trouble.failure is not None:
-                    self.failures[done.ref] = trouble.failure
-                notices.append(trouble)
+                self._settle(todo, done, notices)
+
+    def _settle(self, todo: _Todo, done: _Done, notices: list[Notice]) -> None:
+        """Let one finished task go on; where it cannot, it has failed after all."""
+        trouble = self._go_on(todo, done)
+        if trouble is None:
+            return
+        row = self._counts[done.ref.step]
+        row[done.counted] -= done.gang or 1
+        row[_FAILED] += done.gang or 1
+        if trouble.failure is not None:
+            self.failures[done.ref] = trouble.failure
+        notices.append(trouble)
 
     def _go_on(self, todo: _Todo, done: _Done) -> Notice | None:
         ref, gang, place, transition, _ = done
