@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from flowkit.decorators.contract import (
@@ -24,6 +23,7 @@ from flowkit.exceptions import FlowInvalid, Location, Problem
 
 if TYPE_CHECKING:
     from inspect import Signature
+    from types import FrameType
 
     from flowkit.model.definition import FlowDefinition, StepDefinition
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from flowkit.decorators.contract import Decorator
 from flowkit.exceptions import Problem
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OWN_PREFIXES = ("FLOWKIT_", "METAFLOW_")
 """Environment variables that decorators may not set: they steer flowkit itself."""
 
@@ -94,7 +92,7 @@ def items(value: Any) -> list[Any]:
 
 def variable_problem(name: Any) -> str | None:
     """Return what is wrong with the name of an environment variable; None for a good one."""
-    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+    if not isinstance(name, str) or not (name.isascii() and name.isidentifier()):
         return f"{name!r} is not a name of an environment variable: letters, digits and _, no digit first"
     if name.startswith(OWN_PREFIXES):
         return f"{name} belongs to flowkit itself and cannot be set by a decorator"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from flowkit.exceptions import Location, Problem
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from flowkit.model.graph import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(NamedTuple):
     """How often a step is tried, as the scheduler needs to know it.
 
     Parameters
@@ -67,8 +67,7 @@ class Attempts:
         return any(_same_class(found, name) for found in names for name in self.on)
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorRequest:
+class ExecutorRequest(NamedTuple):
     """Who carries a step out, and with what.
 
     Parameters
@@ -84,9 +83,9 @@ class ExecutorRequest:
     """
 
     name: str | None = None
-    resources: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = MappingProxyType({})
     fresh: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -267,8 +266,7 @@ class FlowDecorator(Decorator):
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """A top-level command line option that a flow decorator adds.
 
     Parameters

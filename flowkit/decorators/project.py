@@ -14,8 +14,8 @@ from flowkit.exceptions import Problem
 if TYPE_CHECKING:
     from flowkit.model.definition import FlowDefinition
 
-_NAME = re.compile(r"[a-z0-9_]{1,128}")
-_BRANCH = re.compile(r"[a-z0-9_.-]{1,128}")
+_NAME = r"[a-z0-9_]{1,128}"
+_BRANCH = r"[a-z0-9_.-]{1,128}"
 
 
 class Project(FlowDecorator):
@@ -56,12 +56,12 @@ class Project(FlowDecorator):
 
         problems = check_flag(self, "production", optional=True)
         name = self.attributes["name"]
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
             headline = "@project needs a name" if name is None else f"@project(name={name!r}): not a project's name"
             problems.append(self.problem(headline, "lower-case letters, digits and _, at most 128: name='my_project'"))
         given = options.get("branch")
         branch = given if given is not None else self.attributes["branch"]
-        if branch is not None and (not isinstance(branch, str) or not _BRANCH.fullmatch(branch)):
+        if branch is not None and (not isinstance(branch, str) or not re.fullmatch(_BRANCH, branch)):
             hint = "lower-case letters, digits, _, . and -, at most 128"
             # What comes from the command line stands nowhere in the file.
             where = None if given is not None else self.location

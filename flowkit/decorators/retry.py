@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from flowkit.decorators.attach import step_decorator
@@ -19,8 +18,6 @@ MOST = 99
 
 KINDS = ("error", "timeout", "killed", "oom", "crash", "vanished", "lost", "cancelled", "internal")
 """The kinds of failure that `on` may name, as in `flowkit.model.manifest.Failure`."""
-
-_CLASS_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class Retry(StepDecorator):
@@ -85,9 +82,7 @@ class Retry(StepDecorator):
     def _check_on(self, item: Any) -> list[Problem]:
         if isinstance(item, type) and issubclass(item, BaseException):
             return []
-        if isinstance(item, str) and (item in KINDS or (_CLASS_NAME.fullmatch(item) and not item.islower())):
-            return []
-        if isinstance(item, str) and "." in item and _CLASS_NAME.fullmatch(item):
+        if isinstance(item, str) and (item in KINDS or _may_be_class(item)):
             return []
         shown = repr(item) if isinstance(item, (str, int, float)) else _name(item)
         return [
@@ -97,6 +92,11 @@ class Retry(StepDecorator):
                 or f"exception classes, their names, or: {', '.join(KINDS)}",
             )
         ]
+
+
+def _may_be_class(text: str) -> bool:
+    """Whether a text looks like a class: a module before it, or a capital letter in it."""
+    return all(part.isidentifier() for part in text.split(".")) and ("." in text or not text.islower())
 
 
 def _name(item: Any) -> str:

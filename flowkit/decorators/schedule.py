@@ -25,8 +25,8 @@ _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("year", 1970, 2199, ()),
 )
 _SPECIAL = {
-    "day of month": re.compile(r"\?|L(-[0-9]{1,2})?|L?W|[0-9]{1,2}W"),
-    "day of week": re.compile(r"\?|([0-7]|[A-Z]{3})?L|([0-7]|[A-Z]{3})#[1-5]"),
+    "day of month": (r"\?|L(-[0-9]{1,2})?|L?W|[0-9]{1,2}W"),
+    "day of week": (r"\?|([0-7]|[A-Z]{3})?L|([0-7]|[A-Z]{3})#[1-5]"),
 }
 
 
@@ -108,7 +108,7 @@ def cron_problems(cron: Any) -> list[str]:
     for text, (name, low, high, names) in zip(fields, _FIELDS, strict=False):
         special = _SPECIAL.get(name)
         for part in text.upper().split(","):
-            if not ((special and special.fullmatch(part)) or _in_range(part, low, high, names)):
+            if not ((special and re.fullmatch(special, part)) or _in_range(part, low, high, names)):
                 wrong.append(f"'{part}' is not a {name} ({low} to {high})")
     return wrong
 
