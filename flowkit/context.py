@@ -70,6 +70,6 @@ class Current:
 
 current = Current()
 
-client_factory: Callable[[str, str], Any] | None = None
-"""``client_factory(kind, pathspec)`` makes a client object for ``current.run`` and ``current.task``; the command line
+client_factory: Callable[..., Any] | None = None
+"""``client_factory(kind, pathspec, root=None)`` makes a client object for ``current.run`` and ``current.task``; the command line
 sets it, so that the runtime need not know the client."""

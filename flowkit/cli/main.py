@@ -6,6 +6,7 @@ command, since the options of ``run`` depend on the flow's parameters.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, NoReturn
 
@@ -50,7 +51,6 @@ def main(cls: type[Any]) -> NoReturn:
 def execute(cls: type[Any], arguments: list[str]) -> int:
     """Carry out one command of a flow and return its exit code."""
     console = Console()
-    context.client_factory = _client
     code = guarded(console, lambda: _run_group(define(cls), console, arguments))
     console.flush()
     return code
@@ -58,6 +58,7 @@ def execute(cls: type[Any], arguments: list[str]) -> int:
 
 def _run_group(definition: FlowDefinition, console: Console, arguments: list[str]) -> int:
     session = Session(definition, console)
+    context.client_factory = functools.partial(_client, session)
     group = _group(session)
     result = group.main(
         args=arguments, prog_name=f"python {_file_name(definition)}", standalone_mode=False, obj=session
@@ -139,7 +140,7 @@ def _file_name(definition: FlowDefinition) -> str:
     return os.path.basename(definition.file)
 
 
-def _client(kind: str, pathspec: str) -> Any:
+def _client(session: Session, kind: str, pathspec: str, root: str | None = None) -> Any:
     from flowkit.client.objects import make
 
-    return make(kind, pathspec)
+    return make(kind, pathspec, root or session.root)

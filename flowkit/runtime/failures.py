@@ -27,13 +27,12 @@ def describe(error: BaseException, flow_file: str, *, attempt: int, started: flo
         As in `Failure`.
     """
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     text = error.headline if isinstance(error, FlowkitError) else _text(error)
     return Failure(
         kind="timeout" if isinstance(error, TimeoutException) else "error",
         message=f"{kind.__name__}: {text}"[:_LIMIT] if text else kind.__name__,
-        exception=name,
-        bases=tuple(base.__name__ for base in kind.__mro__ if base not in (object, BaseException)),
+        exception=_full_name(kind),
+        bases=tuple(_full_name(base) for base in kind.__mro__[1:] if base not in (object, BaseException)),
         traceback=user_traceback(error)[:_LIMIT],
         location=_location(error, flow_file),
         exit_status=1,
@@ -42,6 +41,10 @@ def describe(error: BaseException, flow_file: str, *, attempt: int, started: flo
         started=started,
         ended=ended,
     )
+
+
+def _full_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def user_traceback(error: BaseException) -> str:

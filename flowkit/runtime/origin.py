@@ -9,6 +9,7 @@ from flowkit.datastore.runs import list_steps, list_tasks
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import NotFound
 from flowkit.model.manifest import Manifest
+from flowkit.runtime.gang import publish
 from flowkit.runtime.resume import OriginTask
 from flowkit.runtime.start import PARAMETERS
 
@@ -46,14 +47,17 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
     for step in list_steps(storage, flow, run):
         if step == PARAMETERS[0]:
             continue
-        names = set(list_tasks(storage, flow, run, step))
+        names = dict.fromkeys(list_tasks(storage, flow, run, step))  # in order: a gang's control task comes first
         clones = read_clones(storage, flow, run, step)
         if clones is not None:
-            names.update(clones[1])
+            names.update(dict.fromkeys(clones[1]))
         for task in names:
             manifest = read_manifest(storage, flow, run, step, task, on_damage=lambda _: None)
             if manifest is None:
                 continue
+            if manifest.gang:
+                # A runtime that was killed right after the commit may not have given the other nodes theirs.
+                publish(storage, manifest)
             if manifest.run not in codes:
                 codes[manifest.run] = _codes(storage, flow, manifest.run)
             origin = f"{flow}/{manifest.run}" if clone_origin(storage, flow, run, step, task) else None

@@ -169,7 +169,7 @@ class Runtime:
             for ref in _nodes(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
             self.reporter.task_succeeded(launch.ref, manifest.transition.width)
-            self._notices(self.scheduler.finished(launch.ref, manifest.attempt, manifest.transition, event.when))
+            self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, event.when))
             return
         failure = self._failure(event)
         decision = self.scheduler.failed(launch.ref, launch.attempt, failure, event.when)

@@ -104,7 +104,9 @@ class _Attempt:
         frames = self._frames(parents)
         foreach = Foreach(frames, self.blobs)
         inherited = self._inherited(parents)
-        binding = Binding(self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited, self.step.name), foreach)
+        binding = Binding(
+            self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited, self.step.name), foreach
+        )
         flow: Any = object.__new__(self.definition.cls)
         object.__setattr__(flow, "_binding", binding)
         if self.node.is_join:
@@ -241,11 +243,16 @@ class _Attempt:
             values.update(decorator.current())
         lazy: dict[str, Callable[[], Any]] = {
             "tempdir": _tempdir,
-            "run": lambda: _client("run", run_path),
-            "task": lambda: _client("task", pathspec),
+            "run": lambda: self._client("run", run_path),
+            "task": lambda: self._client("task", pathspec),
             "graph_info": lambda: config["parameters"]["extra"].get("graph"),
         }
         context.current.enter(values, lazy)
+
+    def _client(self, kind: str, pathspec: str) -> Any:
+        if context.client_factory is None:
+            raise AttributeError(f"current.{kind} needs the client, which this process does not have")
+        return context.client_factory(kind, pathspec, self.storage.root)
 
     def _task_context(self, flow: Any, binding: Binding) -> TaskContext:
         def set_transition(*targets: str) -> None:
@@ -380,12 +387,6 @@ def _tempdir() -> str:
     import tempfile
 
     return tempfile.gettempdir()
-
-
-def _client(kind: str, pathspec: str) -> Any:
-    if context.client_factory is None:
-        raise AttributeError(f"current.{kind} needs the client, which this process does not have")
-    return context.client_factory(kind, pathspec)
 
 
 def task_coordinates(definition: FlowDefinition, step: str, task: str) -> Coordinates:
