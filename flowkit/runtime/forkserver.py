@@ -291,6 +291,8 @@ class ForkServer:
             own.append(self._selector.fileno())
         if self._log is not None:
             own.append(self._log.fileno())
+        if self._register is not None and self._register.descriptor is not None:
+            own.append(self._register.descriptor)
         for task in self._tasks.values():
             own += (task.out, task.err)
         return own

@@ -71,6 +71,7 @@ class _Node:
         "group",
         "index",
         "kill",
+        "marked",
         "number",
         "parents_file",
         "pid",
@@ -81,6 +82,7 @@ class _Node:
         self.number = number
         self.asked = False
         self.drained = False
+        self.marked = False
         self.group = group
         self.index = index
         self.pid: int | None = None
@@ -391,7 +393,7 @@ class LocalExecutor(Executor):
             return
         node.pid = pid
         seconds = self._timeouts.get(node.group.launch.step)
-        if seconds is not None:
+        if seconds is not None and not node.marked:
             # Until the task says that its code begins, this is all that is known of when it did.
             self._set_timeout(node, when + seconds + (FRESH_GRACE if node.fresh else 0.0))
         if not node.group.started:
@@ -439,6 +441,7 @@ class LocalExecutor(Executor):
         seconds = None if node is None else self._timeouts.get(node.group.launch.step)
         if node is None or seconds is None:
             return
+        node.marked = True
         if told.kind == messages.BEGAN:
             self._set_timeout(node, messages.unpack_time(told.payload)[0] + seconds)
         else:
@@ -537,7 +540,8 @@ class LocalExecutor(Executor):
                 node.ended = (None, time.time())
                 node.kill = node.kill or "lost"
         self._start_fresh_server()
-        self.notices.append(f"the fork server died ({how}): tasks start in fresh interpreters from here on")
+        if self._replacements == 1:
+            self.notices.append(f"the fork server died ({how}): tasks start in fresh interpreters from here on")
         self._send_config()
         if not self._log.closed:
             ours, theirs = socket.socketpair()

@@ -186,7 +186,7 @@ class Register:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor: int | None = None
+        self.descriptor: int | None = None
         self._boot = boot_id() or "-"
 
     @classmethod
@@ -206,15 +206,15 @@ class Register:
     def open(self) -> None:
         """Get ready to note processes."""
         try:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         except OSError:
-            self._descriptor = None  # the folder is gone; a leftover is all that can come of it
+            self.descriptor = None  # the folder is gone; a leftover is all that can come of it
 
     def note(self, pid: int) -> None:
         """Note a process that was forked just now."""
-        if self._descriptor is not None:
+        if self.descriptor is not None:
             try:
-                os.write(self._descriptor, f"{pid} {_clock_ticks()} {self._boot}\n".encode())
+                os.write(self.descriptor, f"{pid} {_clock_ticks()} {self._boot}\n".encode())
             except OSError:
                 pass  # the disk is full
 
