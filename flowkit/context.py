@@ -71,5 +71,7 @@ class Current:
 current = Current()
 
 client_factory: Callable[..., Any] | None = None
-"""``client_factory(kind, pathspec, root=None)`` makes a client object for ``current.run`` and ``current.task``; the command line
-sets it, so that the runtime need not know the client."""
+"""``client_factory(kind, pathspec, root=None)`` makes a client object for ``current.run`` and ``current.task``.
+
+The command line sets it, so that the runtime need not know the client.
+"""
