@@ -79,8 +79,8 @@ def settings(*, reload: bool = False) -> Settings:
     if _cached is None or reload:
         values: dict[str, Any] = {}
         for layer, origin in (user_file(), project_file(os.getcwd())):
-            values.update(_checked(layer, origin))
-        values.update(_checked(_from_environment(), "the environment"))
+            values.update(checked(layer, origin))
+        values.update(checked(_from_environment(), "the environment"))
         _cached = Settings(**values)
     return _cached
 
@@ -135,7 +135,26 @@ def user_file_path(profile: str | None = None) -> str:
 def user_file() -> tuple[Mapping[str, Any], str]:
     """Return what the user's file says, and its path."""
     path = user_file_path()
-    return (_read_toml(path) if os.path.isfile(path) else {}), path
+    return read_user_file(path), path
+
+
+def read_user_file(path: str) -> Mapping[str, Any]:
+    """Return what a user's file says, as it stands there; nothing where there is none."""
+    return _read_toml(path) if os.path.isfile(path) else {}
+
+
+def setting_names() -> list[str]:
+    """Return the names of what a user's file can set."""
+    return [entry.name for entry in fields(Settings) if entry.name != "profile"]
+
+
+def profiles() -> list[str]:
+    """Return the profiles that have a file of their own, sorted."""
+    try:
+        names = os.listdir(home())
+    except OSError:
+        return []
+    return sorted(name[7:-5] for name in names if name.startswith("config-") and name.endswith(".toml"))
 
 
 def project_file(folder: str) -> tuple[Mapping[str, Any], str]:
@@ -181,7 +200,21 @@ def _from_environment() -> dict[str, Any]:
     return found
 
 
-def _checked(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def checked(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return settings with values of the right types, from what was read as text or TOML.
+
+    Parameters
+    ----------
+    values : mapping
+        By name.
+    origin : str
+        Where they come from, for errors.
+
+    Raises
+    ------
+    UsageError
+        If there is no such setting, or a value cannot be one of it.
+    """
     known = {entry.name for entry in fields(Settings)}
     out: dict[str, Any] = {}
     for name, value in values.items():

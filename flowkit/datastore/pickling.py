@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flowkit.datastore.codecs import IN_BAND, Encoded, NotEncodable, frame
-from flowkit.exceptions import ArtifactError, FlowkitError
+from flowkit.exceptions import ArtifactError, FlowkitError, StoreError
 
 _DEPTH = 120_000
 """Frames for deeply nested values: some 25,000 levels or more."""
@@ -41,6 +41,33 @@ def encode(value: Any) -> Encoded:
     except Exception as error:
         raise NotEncodable from error
     return frame(stream, buffers, {}, "cloudpickle")
+
+
+def write_pickle(path: str, value: Any) -> None:
+    """Write a value to a file that `pickle.load` reads, for use outside of any datastore; whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be written.
+    """
+    import os
+
+    try:
+        content = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except MemoryError:
+        raise
+    except Exception:  # as in `encode`
+        import cloudpickle
+
+        content = cloudpickle.dumps(value)
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _dumps(value: Any, dumps: Callable[..., bytes]) -> tuple[bytes, list[memoryview]]:

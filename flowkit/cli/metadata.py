@@ -1,0 +1,61 @@
+"""``flowkit metadata``: the index of runs and tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowkit.cli.console import Console
+from flowkit.cli.group import Group
+from flowkit.datastore.root import open_storage
+from flowkit.registry import load
+from flowkit.settings import settings
+
+if TYPE_CHECKING:
+    from flowkit.runtime.rebuild import Summary
+
+_PROBLEMS_SHOWN = 20
+
+
+def command(console: Console) -> click.Command:
+    """Make the group."""
+
+    def callback(datastore_root: str | None) -> int:
+        return _rebuild(console, datastore_root)
+
+    params: list[click.Parameter] = [
+        click.Option(["--datastore-root"], help="Where the datastore is. Default: the nearest .flowkit."),
+    ]
+    rebuild = click.Command(
+        "rebuild",
+        callback=callback,
+        params=params,
+        help="Make the metadata store anew from the manifests in the datastore, which are the truth.",
+    )
+    return Group("metadata", commands={"rebuild": rebuild}, help="The index of runs and tasks.")
+
+
+def _rebuild(console: Console, datastore_root: str | None) -> int:
+    from flowkit.runtime.rebuild import rebuild
+
+    storage = open_storage(datastore_root)
+    store: Any = load("metadata", settings().metadata)(storage.root)
+    try:
+        summary = rebuild(storage, store, lambda so_far: console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks"))
+    finally:
+        store.close()
+    _tell(console, storage.root, summary)
+    return 5 if summary.problems else 0
+
+
+def _tell(console: Console, root: str, summary: Summary) -> None:
+    console.say(
+        f"{root}: {summary.flows:,} flows, {summary.runs:,} runs, {summary.tasks:,} tasks"
+        + (f"; {summary.forgotten:,} runs that are gone were forgotten" if summary.forgotten else "")
+    )
+    for problem in summary.problems[:_PROBLEMS_SHOWN]:
+        console.warn(f"could not be read: {problem}")
+    more = len(summary.problems) - _PROBLEMS_SHOWN
+    if more > 0:
+        console.warn(f"… and {more:,} more")
