@@ -42,6 +42,10 @@ class Connection(Protocol):
         """Carry out a statement for each row of parameters."""
 
 
+class DamagedDatabase(StoreError):
+    """What is in the database makes no sense; everything that matters can be read from the datastore again."""
+
+
 class RelationalMetadata(MetadataStore):
     """Runs and tasks in tables.
 
@@ -255,20 +259,18 @@ class RelationalMetadata(MetadataStore):
             if record is None:
                 return []
             rows = db.select(self._sql(sql.STEPS), (key,))
-        counts: dict[str, dict[str, int]] = {}
-        began: dict[str, float] = {}
-        ended: dict[str, float] = {}
-        for step, state, count, started, finished in rows:
+            others = db.select(self._sql(sql.NOT_SUCCEEDED), (key,))
+        counts: dict[str, dict[str, int]] = {step: {} for step, *_ in rows}
+        for step, state, count in others:
             shown = "lost" if lost and state == "running" else state
-            of_step = counts.setdefault(step, {})
-            of_step[shown] = of_step.get(shown, 0) + count
-            began[step] = min(began.get(step, sql.NOT_BEGUN), sql.NOT_BEGUN if started is None else started)
-            if finished is not None:
-                ended[step] = max(ended.get(step, finished), finished)
+            counts[step][shown] = counts[step].get(shown, 0) + count
         steps = []
-        for step in sorted(counts, key=lambda name: (began[name], name)):
-            created = began[step] if began[step] < sql.NOT_BEGUN else record.created
-            finished = ended.get(step) if counts[step].keys() <= FINAL else None
+        for step, count, began, ended in sorted(rows, key=lambda row: (row[2], row[0])):
+            succeeded = count - sum(counts[step].values())
+            if succeeded:
+                counts[step]["succeeded"] = succeeded
+            created = began if began < sql.NOT_BEGUN else record.created
+            finished = ended if counts[step].keys() <= FINAL else None
             steps.append(StepRecord(flow, run, step, created, finished, counts[step]))
         return steps
 
@@ -424,7 +426,7 @@ def _tags(text: Any) -> tuple[str, ...]:
             return tuple(found)
     except (TypeError, ValueError):
         pass
-    raise StoreError(f"the metadata store is damaged: {text!r} where tags should be", REBUILD)
+    raise DamagedDatabase(f"the metadata store is damaged: {text!r} where tags should be", REBUILD)
 
 
 def _run(row: Sequence[Any]) -> RunRecord:
@@ -433,12 +435,14 @@ def _run(row: Sequence[Any]) -> RunRecord:
     record = RunRecord(*values)
     numbers = (record.created, record.finished or 0.0, record.heartbeat or 0.0)
     if record.state not in _STATES or not all(isinstance(number, (int, float)) for number in numbers):
-        raise StoreError(f"the metadata store is damaged: its record of the run {record.flow}/{record.run}", REBUILD)
+        raise DamagedDatabase(
+            f"the metadata store is damaged: its record of the run {record.flow}/{record.run}", REBUILD
+        )
     return record
 
 
 def _task(flow: str, run: str, row: Sequence[Any]) -> TaskRecord:
     record = TaskRecord(flow, run, *row)
     if record.state not in _STATES or not isinstance(record.attempt, int):
-        raise StoreError(f"the metadata store is damaged: its record of {flow}/{run}/{record.step}", REBUILD)
+        raise DamagedDatabase(f"the metadata store is damaged: its record of {flow}/{run}/{record.step}", REBUILD)
     return record

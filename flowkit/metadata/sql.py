@@ -87,7 +87,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             started DOUBLE PRECISION, finished DOUBLE PRECISION, reason {text}, origin {text}, pid BIGINT,
             PRIMARY KEY (run_key, step, task))""",
         "CREATE INDEX tasks_by_time ON tasks (run_key, began, step, place)",
-        "CREATE INDEX tasks_by_step ON tasks (run_key, step, began, place)",
+        # finished: the steps of a run are summed up from the index alone
+        "CREATE INDEX tasks_by_step ON tasks (run_key, step, began, place, finished)",
         # most tasks succeed: listing the others is what is asked for, and they are few
         "CREATE INDEX tasks_not_succeeded ON tasks (run_key, state, began, step, place) WHERE state <> 'succeeded'",
     ),
@@ -133,7 +134,7 @@ ADD_TAG = "INSERT INTO run_tags (run_key, tag, flow, position, number, run, crea
 DROP_TAG = "DELETE FROM run_tags WHERE run_key = ? AND tag = ?"
 DROP_TAGS = "DELETE FROM run_tags WHERE run_key = ?"
 SET_TAGS = "UPDATE runs SET tags = ? WHERE run_key = ?"
-COUNT_TAG = "SELECT count(*) FROM (SELECT 1 FROM run_tags WHERE tag = ? AND flow = ? LIMIT ?) AS some"
+COUNT_TAG = "SELECT count(*) FROM (SELECT 1 FROM run_tags WHERE tag = ? AND flow = ? LIMIT ?) AS counted"
 
 # A newer attempt always counts. Of one attempt, the end counts more than what went before it, and a commit more than
 # all else; a commit of an older attempt counts too, since there is one commit only and it is the result.
@@ -148,7 +149,8 @@ PUT_TASK = f"""INSERT INTO tasks (run_key, {TASK_COLUMNS}, began, place) VALUES 
             OR (tasks.state <> 'succeeded' AND excluded.state IN ('failed', 'cancelled'))))"""
 TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE run_key = ? AND step = ? AND task = ?"
 TASK_PLACE = "SELECT began, step, place FROM tasks WHERE run_key = ? AND step = ? AND task = ?"
-STEPS = """SELECT step, state, count(*), min(started), max(finished) FROM tasks WHERE run_key = ?
+STEPS = "SELECT step, count(*), min(began), max(finished) FROM tasks WHERE run_key = ? GROUP BY step"
+NOT_SUCCEEDED = """SELECT step, state, count(*) FROM tasks WHERE run_key = ? AND state <> 'succeeded'
     GROUP BY step, state"""
 DROP_SOME_TASKS = """DELETE FROM tasks WHERE run_key = ? AND (step, task) IN
     (SELECT step, task FROM tasks WHERE run_key = ? LIMIT ?)"""
@@ -281,19 +283,21 @@ def list_tasks(
     """
     where = ["run_key = ?"]
     parameters: list[Value] = [run_key]
+    rare = states is not None and "succeeded" not in states
     if step is not None:
-        where.append("step = ?")
+        where.append("step || '' = ?" if rare else "step = ?")  # not by the step's index, where there is a better one
         parameters.append(step)
     if states is not None:
-        if "succeeded" not in states:
+        if rare:
             where.append("state <> 'succeeded'")  # the condition of the index, in its own words
         literals = [state_literal(state) for state in states]
         where.append(f"state = {literals[0]}" if len(literals) == 1 else f"state IN ({', '.join(literals)})")
-    order = "began, place" if step is not None else "began, step, place"
+    within = step is not None and not rare
+    order = "began, place" if within else "began, step, place"
     if after is not None:
         began, after_step, place = after
-        parameters += [began, place] if step is not None else [began, after_step, place]
-        where.append(f"({order}) > ({', '.join('?' * (2 if step is not None else 3))})")
+        parameters += [began, place] if within else [began, after_step, place]
+        where.append(f"({order}) > ({', '.join('?' * (2 if within else 3))})")
     query = f"SELECT {TASK_COLUMNS} FROM tasks WHERE {' AND '.join(where)} ORDER BY {order}"
     return _limited(query, parameters, limit)
 

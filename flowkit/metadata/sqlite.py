@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from flowkit.exceptions import StoreError, UsageError
 from flowkit.metadata import sql
 from flowkit.metadata.places import lock_holder, network_file_system, only_one
-from flowkit.metadata.relational import REBUILD, RelationalMetadata
+from flowkit.metadata.relational import REBUILD, DamagedDatabase, RelationalMetadata
 from flowkit.metadata.sql import Value
 
 FILE = "metadata.db"
@@ -188,7 +188,7 @@ class SqliteMetadata(RelationalMetadata):
         if _is_locked(error):
             return self._locked(0.0)
         if not isinstance(error, sqlite3.OperationalError) or "malformed" in text or "no such" in text:
-            return StoreError(f"the metadata store {self.path} is damaged: {text}", REBUILD)
+            return DamagedDatabase(f"the metadata store {self.path} is damaged: {text}", REBUILD)
         if "full" in text:
             return StoreError(f"no room to write {self.path}: {text}", f"free some space; {REBUILD}")
         if "readonly" in text or "unable to open" in text:
@@ -296,7 +296,7 @@ class SqliteMetadata(RelationalMetadata):
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]  # a truncated file fails here
         if not tables:
-            raise StoreError(f"the metadata store {self.path} is damaged: there is nothing in it", REBUILD)
+            raise DamagedDatabase(f"the metadata store {self.path} is damaged: there is nothing in it", REBUILD)
         if int(db.execute("PRAGMA application_id").fetchone()[0]) != APPLICATION_ID:
             raise StoreError(
                 f"{self.path} is a database, but not one of flowkit", "move it away, or choose another datastore"
