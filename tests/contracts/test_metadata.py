@@ -443,7 +443,7 @@ _FILTERS = st.builds(
 
 
 @pytest.mark.parametrize("kind", sorted(set(STORES) - {"memory"}))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(st.lists(st.one_of(_TASKS, _RUNS), max_size=8), max_size=6), filters=st.lists(_FILTERS, max_size=4)
 )
