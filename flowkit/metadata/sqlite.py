@@ -230,7 +230,7 @@ class SqliteMetadata(RelationalMetadata):
             connection = self._open_read_only() if self._read_only else self._open_to_write()
             self._connection = connection
             self._pid = os.getpid()
-            complete = connection.execute(sql.FACT, ("complete",)).fetchone()
+            complete = self._patiently(lambda: connection.execute(sql.FACT, ("complete",)).fetchone())
             self.fresh = complete is None
 
     def _open_to_write(self) -> sqlite3.Connection:
@@ -241,7 +241,7 @@ class SqliteMetadata(RelationalMetadata):
         db = self._connect(self.path)
         try:
             version = self._patiently(lambda: self._version(db))
-            mode = db.execute("PRAGMA journal_mode").fetchone()[0]
+            mode = self._patiently(lambda: db.execute("PRAGMA journal_mode").fetchone())[0]
             if network:
                 self._notice(f"{self.root} is on a network file system ({network}): the index is kept without WAL")
             if network and mode == "wal":

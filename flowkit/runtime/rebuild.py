@@ -8,6 +8,7 @@ an attempt began that never ended, and the retry that a killed run still had in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from flowkit.datastore.runs import list_flows, list_runs, list_steps, list_tasks
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, State, TaskRecord
+from flowkit.metadata.relational import DamagedDatabase
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
 
@@ -85,6 +87,44 @@ def rebuild(storage: Storage, store: MetadataStore, told: Callable[[Summary], No
             summary.forgotten += 1
     store.settle()
     return summary
+
+
+def remake(
+    storage: Storage,
+    open_store: Callable[[], MetadataStore],
+    set_aside: Callable[[], str | None],
+    told: Callable[[Summary], None] | None = None,
+) -> tuple[Summary, str | None]:
+    """Rebuild the metadata store, also where its database is damaged.
+
+    Parameters
+    ----------
+    storage : Storage
+        The datastore.
+    open_store : callable
+        Opens its index.
+    set_aside : callable
+        Renames a damaged database, so that the next one that is opened is new, and returns where it is now.
+    told : callable, optional
+        As for `rebuild`.
+
+    Returns
+    -------
+    Summary and str or None
+        What was found, and where the damaged database is, if there was one.
+
+    Raises
+    ------
+    StoreError
+        If the index cannot be opened or written for another reason: a newer version, a lock, no permission.
+    """
+    try:
+        with closing(open_store()) as store:
+            return rebuild(storage, store, told), None
+    except DamagedDatabase:
+        aside = set_aside()
+    with closing(open_store()) as store:
+        return rebuild(storage, store, told), aside
 
 
 class _Writer:

@@ -172,6 +172,7 @@ def test_a_forked_child_does_not_share_the_connection(root: Path) -> None:
 
 HOLDER = """
     connection = sqlite3.connect(f"{root}/metadata.db", isolation_level=None)
+    connection.execute(f"PRAGMA locking_mode={'EXCLUSIVE' if sys.argv[2:] else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     print("locked", flush=True)
     sys.stdin.readline()
@@ -223,6 +224,18 @@ def test_a_lock_that_is_held_for_too_long_is_an_error_that_names_its_holder(root
     assert names(store) == ["2", "1"]
     assert lock_holder(store.path) is None
     store.close()
+
+
+def test_a_database_that_is_held_by_one_alone_cannot_be_opened_by_another(root: Path, start: Start) -> None:
+    SqliteMetadata(str(root)).close()
+    holder = start(HOLDER, "EXCLUSIVE")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match=rf"locked by process {holder.pid} "):
+            SqliteMetadata(str(root), patience=0.3, read_only=read_only)
+    holder.communicate("\n")
+    SqliteMetadata(str(root)).close()
 
 
 # -- a database that is not as it should be -----------------------------------------------------------------------

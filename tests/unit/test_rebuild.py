@@ -22,7 +22,7 @@ from flowkit.metadata.sqlite import SqliteMetadata, set_aside
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
-from flowkit.runtime.rebuild import Summary, rebuild
+from flowkit.runtime.rebuild import Summary, rebuild, remake
 
 NOW = time.time()
 FLOW = "Train"
@@ -197,11 +197,22 @@ def test_an_empty_datastore(storage: Storage, store: MetadataStore) -> None:
 def test_a_damaged_database_is_set_aside_and_made_anew(storage: Storage, tmp_path: Path) -> None:
     run = claim(storage)
     commit(storage, run, "a", "0")
-    (tmp_path / "metadata.db").write_bytes(b"rubbish" * 1000)
-    aside = set_aside(str(tmp_path))
-    with contextlib.closing(SqliteMetadata(str(tmp_path))) as store:
-        assert store.fresh
-        rebuild(storage, store)
-        assert [found.run for found in runs(store)] == [run]
-    assert aside is not None
-    assert Path(aside).read_bytes().startswith(b"rubbish")
+    root = str(tmp_path)
+    for damage in (b"rubbish" * 1000, None):
+        database = tmp_path / "metadata.db"
+        if damage is not None:
+            database.write_bytes(damage)
+        else:  # the schema is whole, what it describes is not
+            with contextlib.closing(SqliteMetadata(root)) as store:
+                store.write([TaskRecord(FLOW, run, "b", str(index), "succeeded") for index in range(2000)])
+            content = database.read_bytes()
+            database.write_bytes(content[:4096] + content[4096:].replace(FLOW.encode(), b"\0\0\0\0\0")[::-1])
+        summary, aside = remake(storage, lambda: SqliteMetadata(root), lambda: set_aside(root))
+        assert (summary.runs, summary.problems) == (1, [])
+        assert aside is not None
+        assert Path(aside).exists()
+        with contextlib.closing(SqliteMetadata(root)) as store:
+            assert not store.fresh
+            assert [found.run for found in runs(store)] == [run]
+            assert {task.step for task in tasks(store, run)} == {"a"}
+    assert remake(storage, lambda: SqliteMetadata(root), lambda: set_aside(root))[1] is None
