@@ -217,7 +217,8 @@ def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, 
     console, record = session.console, runtime.record
     command = f"python {session.script} resume --origin-run-id {record.run}"
     for decorator in session.definition.decorators:
-        decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state)
+        for problem in decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state):
+            console.warn(str(problem))
     if state == "succeeded":
         console.run_line(f"Done! ({seconds:.1f} s)")
         return 0

@@ -9,10 +9,13 @@ import click
 from flowkit.cli.console import Console
 from flowkit.cli.group import Group
 from flowkit.datastore.root import open_storage
+from flowkit.exceptions import DataError
+from flowkit.metadata.relational import DamagedDatabase
 from flowkit.registry import load
 from flowkit.settings import settings
 
 if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
     from flowkit.runtime.rebuild import Summary
 
 _PROBLEMS_SHOWN = 20
@@ -37,16 +40,27 @@ def command(console: Console) -> click.Command:
 
 
 def _rebuild(console: Console, datastore_root: str | None) -> int:
+    storage = open_storage(datastore_root)
+    try:
+        summary = _fill(console, storage)
+    except DamagedDatabase as error:
+        from flowkit.metadata.sqlite import set_aside
+
+        console.say(error.headline)
+        console.say(f"It is kept as {set_aside(storage.root)}, and a new one is made.")
+        summary = _fill(console, storage)
+    _tell(console, storage.root, summary)
+    return DataError.exit_code if summary.problems else 0
+
+
+def _fill(console: Console, storage: Storage) -> Summary:
     from flowkit.runtime.rebuild import rebuild
 
-    storage = open_storage(datastore_root)
     store: Any = load("metadata", settings().metadata)(storage.root)
     try:
-        summary = rebuild(storage, store, lambda so_far: console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks"))
+        return rebuild(storage, store, lambda so_far: console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks"))
     finally:
         store.close()
-    _tell(console, storage.root, summary)
-    return 5 if summary.problems else 0
 
 
 def _tell(console: Console, root: str, summary: Summary) -> None:

@@ -47,6 +47,7 @@ def _run_step(
     node: int | None,
 ) -> int:
     from flowkit.datastore.manifests import read_manifest
+    from flowkit.decorators.attach import restore_flow
     from flowkit.model.coordinates import Coordinates, TaskRef
     from flowkit.model.launch import Launch, parse_spans
     from flowkit.runtime.start import PARAMETERS, task_config
@@ -62,6 +63,7 @@ def _run_step(
     # The run was started with these; whoever starts a single task of it need not repeat them.
     session.options = {**session.options, **manifest.extra.get("options", {})}
     session.prepare(tuple(manifest.extra.get("with", ())))
+    restore_flow(session.definition, manifest.extra.get("decorators", {}))
     depths = graph.depths()
     opener = parse_spans(split, depths)[0] if split else None
     launch = Launch(
