@@ -271,13 +271,18 @@ def message_of(error: BaseException) -> str:
         return f"(its text cannot be had: {type(broken).__name__})"
 
 
-def user_traceback(error: BaseException) -> str:
-    """Return the traceback of an exception without flowkit's own frames; where no frame is left, its text alone."""
+def is_ours(file: str) -> bool:
+    """Whether a frame's file is flowkit's own (or Python's frozen import machinery), and nothing that a user wrote."""
     import os
-    import traceback
 
     home = os.path.dirname(os.path.abspath(__file__))
-    ours = (home + os.sep, os.path.join(os.path.dirname(home), "plugins") + os.sep, "<frozen ")
+    return file.startswith((home + os.sep, os.path.join(os.path.dirname(home), "plugins") + os.sep, "<frozen "))
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception without flowkit's own frames; where no frame is left, its text alone."""
+    import traceback
+
     told = traceback.TracebackException.from_exception(error, compact=True)
     seen: set[int] = set()
     todo: list[traceback.TracebackException | None] = [told]
@@ -286,7 +291,7 @@ def user_traceback(error: BaseException) -> str:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(ours)]
+        part.stack[:] = [frame for frame in part.stack if not is_ours(frame.filename)]
         todo += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
     alone = not told.stack and told.__cause__ is None and told.__context__ is None
     return "".join(told.format_exception_only() if alone else told.format())

@@ -66,28 +66,14 @@ def pause(attempts: Attempts, retry: int) -> float:
     return max(0.0, min(delay, attempts.max_delay))
 
 
-def matches(names: tuple[str, ...], failure: Failure) -> bool:
-    """Whether a failure is one of those named: by its kind, its exception or a base class of that.
-
-    A class is named in full (``requests.exceptions.Timeout``) or by the end of that (``Timeout``).
-    """
-    classes = ((failure.exception,) if failure.exception else ()) + tuple(failure.bases)
-    return any(name == failure.kind or any(_same_class(found, name) for found in classes) for name in names)
-
-
-def _same_class(found: str, name: str) -> bool:
-    if "." not in found:  # recorded without its module
-        return found == name.rpartition(".")[2]
-    return found == name or found.endswith(f".{name}")
-
-
 def _why_not(attempts: Attempts, attempt: int, failure: Failure) -> str | None:
     """Why the user's code is not tried again, or None if it is."""
     if not failure.retry:
         return "another attempt would end the same way"
     if attempt >= attempts.retries:
         return "no retry is left" if attempts.retries else "the step has no @retry"
-    if attempts.on and not matches(attempts.on, failure):
+    classes = (failure.exception, *failure.bases) if failure.exception else failure.bases
+    if not attempts.retries_on(failure.kind, classes):
         what = failure.exception or failure.kind
         return f"@retry(on=…) does not name {what}"
     return None

@@ -29,6 +29,7 @@ from flowkit.model.launch import Launch, spans_text
 from flowkit.model.manifest import Artifact, Manifest
 from flowkit.model.next import Next, read_next
 from flowkit.model.transition import Frame, Transition
+from flowkit.runtime import streams
 from flowkit.runtime.binding import Binding, Foreach, InputBinding
 from flowkit.runtime.failures import describe
 from flowkit.runtime.gang import node_coordinates, publish, stage, wait_for_nodes
@@ -112,8 +113,12 @@ class _Attempt:
         if self.node.is_join:
             self.inputs = self._open_inputs()
         self._enter_context()
-        self._run_layers(flow, binding)
-        sys.stdout.flush()
+        # A hard timeout counts for the step's code, not for storing what it made.
+        streams.code_began()
+        try:
+            self._run_layers(flow, binding)
+        finally:
+            streams.code_finished()
         self._commit(self._finish(flow, binding, frames))
 
     def _run_layers(self, flow: Any, binding: Binding) -> None:
@@ -193,7 +198,8 @@ class _Attempt:
 
     def _inherited(self, parent: Manifest | None) -> dict[str, Artifact]:
         own = dict(self._parameters().artifacts)
-        return own if parent is None or self.node.is_join else {**own, **parent.artifacts}
+        # A parameter's value is that of this run, also where the parent was cloned from a run with another one.
+        return own if parent is None or self.node.is_join else {**parent.artifacts, **own}
 
     def _open_inputs(self) -> Inputs:
         refs = list(self.launch.parent_refs())
