@@ -95,14 +95,14 @@ class Surroundings:
     ----------
     signals : Signals
         Of the fork server.
-    random_before : tuple, optional
-        See `Seeds`.
+    seeds : Seeds
+        Random states as the flow's import left them.
     """
 
-    def __init__(self, signals: Signals, random_before: tuple[Any, ...] | None = None) -> None:
+    def __init__(self, signals: Signals, seeds: Seeds) -> None:
         self.signals = signals
         self.control = ProcessControl()
-        self.seeds = Seeds(random_before)
+        self.seeds = seeds
         self.token = streams.new_token()
         self.collects = gc.isenabled()
         self.server = os.getpid()

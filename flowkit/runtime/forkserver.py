@@ -30,6 +30,7 @@ from flowkit.runtime import logprocess, messages
 from flowkit.runtime.forked_task import Signals, Surroundings, forget_the_past, run
 from flowkit.runtime.messages import Channel, Frame
 from flowkit.runtime.processes import Register, children_of, signal_group
+from flowkit.runtime.seeds import Seeds
 from flowkit.runtime.streams import VARIABLE
 
 Target = Callable[[Mapping[str, Any], Launch, "int | None"], int]
@@ -70,6 +71,7 @@ def start(
         Called once in the server: imports what every task needs. It must start no thread.
     """
     mine, theirs = socket.socketpair()
+    seeds = Seeds(random_before)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # else each task would write it again
@@ -79,7 +81,7 @@ def start(
         return pid, mine
     try:
         mine.close()
-        _serve(theirs, target, random_before, warm)
+        _serve(theirs, target, seeds, warm)
     except BaseException:
         import traceback
 
@@ -104,13 +106,13 @@ def start_fresh(environment: Mapping[str, str]) -> tuple[int, socket.socket]:
 def main(descriptor: int) -> NoReturn:
     """Be a server in a fresh interpreter (the other side of `start_fresh`)."""
     os.set_inheritable(descriptor, False)
-    _serve(socket.socket(fileno=descriptor), None, None, None)
+    _serve(socket.socket(fileno=descriptor), None, Seeds(), None)
 
 
 def _serve(
     end: socket.socket,
     target: Target | None,
-    random_before: tuple[Any, ...] | None,
+    seeds: Seeds,
     warm: Callable[[], None] | None,
 ) -> NoReturn:
     signals = Signals()
@@ -120,7 +122,7 @@ def _serve(
     os.dup2(null, 1)
     if null > 2:
         os.close(null)
-    surroundings = Surroundings(signals, random_before)
+    surroundings = Surroundings(signals, seeds)
     surroundings.control.adopt_orphans()
     forget_the_past()
     if sys.stdin is None or sys.stdin.closed:

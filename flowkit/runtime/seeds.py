@@ -2,6 +2,9 @@
 
 A fresh interpreter that imports the flow has either fresh random states or those that the import seeded; a forked
 task gets the same. Generator objects that a module made itself are copied as they are.
+
+Python gives ``random`` a new state in every forked process by itself, so that one is put back where it was seeded;
+the others are renewed where they were not.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ _SEED_CALL = re.compile(r"(?<![\w.])(?:random\.)?seed\(")
 
 
 class Seeds:
-    """Which global generators were left alone when the flow was imported; to be made right after the import.
+    """What the import of the flow did to the global generators; to be made right after it and before any fork.
 
     Parameters
     ----------
@@ -28,14 +31,16 @@ class Seeds:
     """
 
     def __init__(self, before: tuple[Any, ...] | None = None) -> None:
-        self.random = "random" in sys.modules and not _random_seeded(before)
+        self.random: tuple[Any, ...] | None = None
+        if "random" in sys.modules and _random_seeded(before):
+            self.random = sys.modules["random"].getstate()
         self.numpy = _numpy_unseeded()
         self.torch = _torch_unseeded()
 
     def renew(self) -> None:
-        """Give this process random states of its own (in a task, right after the fork)."""
-        if self.random:
-            sys.modules["random"].seed()
+        """Give this process the random states of a fresh interpreter (in a task, right after the fork)."""
+        if self.random is not None:
+            sys.modules["random"].setstate(self.random)
         if self.numpy:
             sys.modules["numpy.random"].seed()
         if self.torch:

@@ -158,6 +158,15 @@ def gang(config, launch, node):
     return 0
 
 
+def chatter(config, launch, node):
+    if config.get("full"):
+        os.makedirs(os.path.join(config["run_folder"], "chatter", "0", "0"))
+        os.symlink("/dev/full", os.path.join(config["run_folder"], "chatter", "0", "0", "log"))
+    for index in range(150_000):
+        print(index, "x" * 80)
+    return 0
+
+
 def draw(config, launch, node):
     import random
 
@@ -178,17 +187,20 @@ def main(request):
 
     def command(launch, node):
         task = {"launch": launch_to_json(launch), "node": node, "config": request["config"]}
+        task["padding"] = "x" * request.get("padding", 0)
         return [sys.executable, __file__, "--task", json.dumps(task)]
 
     executor = LocalExecutor.prepare(carry_out, command, task_start=request.get("task_start", "auto"))
     executor.configure(request["config"])
     launches = [Launch(step, Coordinates((index,)), gang=size) for step, index, size in request["launches"]]
     executor.submit(launches)
+    time.sleep(request.get("pause", 0))
     left = len(launches)
     asked = request.get("cancel")
     while left or request.get("stay"):
         deadline = executor.next_deadline()
         wait_for = 5.0 if deadline is None else max(0.0, deadline - time.time())
+        time.sleep(request.get("pause", 0) / 100)
         select.select(executor.file_descriptors(), (), (), wait_for)
         for event in executor.poll():
             told = {"step": event.launch.step, "index": event.launch.coordinates.indices[0]}
@@ -210,6 +222,10 @@ def main(request):
 if __name__ == "__main__":
     if sys.argv[1] == "--task":
         streams.adopt(os.environ)
-        asked = json.loads(sys.argv[2])
+        text = sys.argv[2]
+        if text.startswith("@"):
+            with open(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        asked = json.loads(text)
         sys.exit(carry_out(asked["config"], launch_from_json(asked["launch"]), asked["node"]))
     main(json.loads(sys.argv[1]))

@@ -296,3 +296,32 @@ def test_what_three_kills_at_once_leave_is_cleared_by_the_next_run(run):
     done = run("fine").finish()
     assert gone([sleeper])
     assert "left behind" in done.notices[0]
+
+
+def test_a_seed_at_import_holds_for_every_task(run):
+    drawn = run(*(["draw", index, 0] for index in range(3)), seed=5).finish().shown("out")
+    assert len(set(drawn)) == 1
+
+
+def test_a_command_line_that_is_too_long_goes_through_a_file(run):
+    done = run("surroundings", task_start="spawn", padding=200_000).finish()
+    assert done.end() == (0, None)
+    assert os.listdir(done.folder / "surroundings" / "0" / "0") == ["log"]
+    assert done.notices == []
+
+
+def test_a_screen_that_does_not_keep_up_loses_lines_but_the_log_does_not(run):
+    done = run("chatter", pause=1.0).finish()
+    assert [line.text for line in done.log("chatter")] == [b"%d " % index + b"x" * 80 for index in range(150_000)]
+    dropped = sum(int(text.split()[0][1:]) for text in done.shown("err") if "not shown" in text)
+    assert dropped > 0
+    assert len(done.shown("out")) + dropped == 150_000
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_costs_lines_but_no_task(run):
+    program = run("chatter", ["fine", 0, 0], config={"max_workers": 1, "full": True})
+    done = program.finish()
+    assert done.end("chatter") == done.end("fine") == (0, None)
+    assert any("No space left" in notice for notice in done.notices)
+    assert text_of(done.log("fine")) == "fine\n"
