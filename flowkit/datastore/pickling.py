@@ -11,9 +11,10 @@ from typing import Any
 from flowkit.datastore.codecs import IN_BAND, Encoded, NotEncodable, frame
 from flowkit.exceptions import ArtifactError, FlowkitError, StoreError
 
-_DEPTH = 120_000
-"""Frames for deeply nested values: some 25,000 levels or more."""
-_STACK = 512 << 20
+_LEVELS = 50_000
+"""How deep a value may be nested."""
+_HOP = 100
+"""After so many levels pickling goes on in another thread: every interpreter grants each thread that much recursion."""
 _SEARCH_SECONDS = 2.0
 
 
@@ -108,40 +109,54 @@ def _refuse(value: Any) -> Any:
 
 
 def _encode_deep(value: Any) -> Encoded:
-    """Pickle what is nested too deep for the C implementation, by the Python one on a large stack of its own."""
+    """Pickle what is nested too deep for the C implementation, whose depth no setting raises since Python 3.12."""
+    try:
+        stream, buffers = _dumps(value, _deep_dumps)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise NotEncodable from error
+    return frame(stream, buffers, _main_file(stream), "pickle")
+
+
+def _deep_dumps(value: Any, protocol: int, buffer_callback: Any) -> bytes:
     import io
     import threading
 
-    result: list[Encoded] = []
-    failure: list[BaseException] = []
+    class Deep(pickle._Pickler):
+        level = 0
 
-    def dumps(value: Any, protocol: int, buffer_callback: Any) -> bytes:
-        file = io.BytesIO()
-        pickle._Pickler(file, protocol, buffer_callback=buffer_callback).dump(value)
-        return file.getvalue()
+        def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+            self.level += 1
+            if self.level % _HOP:
+                super().save(obj, save_persistent_id)  # type: ignore[misc]
+            elif self.level > _LEVELS:
+                raise RecursionError(f"nested more than {_LEVELS} levels deep")
+            else:
+                self.hop(obj, save_persistent_id)
+            self.level -= 1
 
-    def work() -> None:
-        try:
-            stream, buffers = _dumps(value, dumps)
-            result.append(frame(stream, buffers, _main_file(stream), "pickle"))
-        except Exception as error:
-            failure.append(error)
+        def hop(self, obj: Any, save_persistent_id: bool) -> None:
+            failure: list[BaseException] = []
 
-    limit, size = sys.getrecursionlimit(), threading.stack_size()
-    sys.setrecursionlimit(max(limit, _DEPTH))
-    threading.stack_size(_STACK)
-    try:
-        thread = threading.Thread(target=work, name="flowkit-deep-pickle")
-        thread.start()
-        thread.join()
-    except RuntimeError as error:  # no thread with so large a stack can be had
-        raise NotEncodable from error
-    finally:
-        threading.stack_size(size)
-        sys.setrecursionlimit(limit)
-    if failure:
-        raise NotEncodable from failure[0]
-    return result[0]
+            def work() -> None:
+                try:
+                    super(Deep, self).save(obj, save_persistent_id)  # type: ignore[misc]
+                except BaseException as error:  # carried over to the thread that waits
+                    failure.append(error)
+
+            thread = threading.Thread(target=work, name="flowkit-deep-pickle")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise RecursionError("nested too deep: no further thread can be started") from error
+            thread.join()
+            if failure:
+                raise failure[0].with_traceback(None)
+
+    file = io.BytesIO()
+    Deep(file, protocol, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
 
 
 def _main_file(stream: bytes) -> dict[str, str]:

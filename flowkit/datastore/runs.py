@@ -42,7 +42,9 @@ def claim_run(storage: Storage, flow: str, record: dict[str, Any]) -> str:
         number += 1
         run = str(number)
         if claim_named_run(storage, flow, run, record):
-            storage.replace(layout.last_run_file(flow), [run.encode()])
+            # Not replaced in one go: nothing depends on the hint, and some file systems flush to disk at a rename.
+            storage.delete(layout.last_run_file(flow))
+            storage.create(layout.last_run_file(flow), [run.encode()])
             return run
         taken += 1
         if taken % _PATIENCE == 0:  # the hint was behind, or many runs begin at once

@@ -92,16 +92,29 @@ def test_cycles_come_back() -> None:
     assert found[1]["ring"] is found
 
 
-def test_deep_values_come_back() -> None:
+class Linked:
+    def __init__(self, below: Any) -> None:
+        self.below = below
+
+
+@pytest.mark.parametrize("depth", [900, 5000, 12_000])
+def test_deep_values_come_back(depth: int) -> None:
     deep: Any = None
-    for _ in range(20_000):
-        deep = [deep]
+    for _ in range(depth):
+        deep = Linked([deep])
     found = through(deep)
-    depth = 0
+    levels = 0
     while found is not None:
-        (found,) = found
-        depth += 1
-    assert depth == 20_000
+        found = found.below[0]
+        levels += 1
+    assert levels == depth
+
+
+def test_arrays_deep_inside_stay_beside_the_pickle() -> None:
+    deep: Any = numpy.arange(10_000)
+    for _ in range(3000):
+        deep = {"deeper": deep}
+    assert encode(deep).meta["buffers"] == 1
 
 
 DTYPES = [*"?bhiqBHIQefdgFD", "S3", "U3", "M8[ns]", "m8[D]", ">i4", "<f8", "V4"]
@@ -392,7 +405,6 @@ class Bottomless:
         return Bottomless, (Bottomless(),)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="the interpreter's own stack would have to hold it")
 def test_what_has_no_bottom_is_refused() -> None:
     with pytest.raises(ArtifactError, match="nested too deep"):
         ArtifactWriter(Blobs(MemoryStorage())).save("x", Bottomless(), step="s")
