@@ -150,7 +150,8 @@ def start_has_no_sources(facts: Facts) -> Iterator[Problem]:
     if graph.start is None or graph.start == graph.end:
         return
     for source in graph[graph.start].sources:
-        if source not in (graph.start, graph.end):
+        loop = source == graph.start and graph[source].kind == "switch"
+        if not loop and source != graph.end:
             yield at(
                 graph[source],
                 f"step '{source}' leads back to the start step '{graph.start}'",

@@ -84,8 +84,9 @@ def no_orphans(facts: Facts) -> Iterator[Problem]:
 def _meant(facts: Facts, reached: set[str]) -> list[str] | None:
     """Return the steps that broken transitions are likely to mean; None where one could lead anywhere."""
     graph = facts.graph
-    if len(facts.order) < len(reached) or any(graph[name].targets == (name,) for name in reached):
-        return None  # a circle, which never leads to what stands behind it
+    circles = len(facts.order) < len(reached) or any(graph[name].targets == (name,) for name in reached)
+    if circles or any(graph.start in graph[name].targets for name in reached if name != graph.start):
+        return None  # what goes round never comes to what stands behind it
     meant: list[str] = []
     guesses = 0
     for node in (graph[name] for name in facts.broken if name in reached):

@@ -17,6 +17,7 @@ NextKind = Literal["linear", "split", "foreach", "parallel", "switch", "end", "i
 
 _OPTIONS = ("foreach", "num_parallel", "condition")
 _SWITCH_FORM = "self.next({'a': self.x, 'b': self.y}, condition='name_of_an_artifact')"
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _BLOCKS: dict[type[ast.stmt], str] = {
     ast.For: "a loop",
     ast.AsyncFor: "a loop",
@@ -269,6 +270,8 @@ def _only(targets: tuple[str, ...], option: str) -> tuple[str, ...]:
 def _without_last_call(function: FunctionSource, me: str) -> NextCall:
     """Return ``end`` for a step without any ``self.next``, else say why the one that it has does not count."""
     for statement in function.body:
+        if isinstance(statement, _DEFINITIONS):
+            continue
         call = next((node for node in _inside(statement) if _is_next(node, me)), None)
         if call is not None:
             break
@@ -309,7 +312,7 @@ def _inside(root: ast.AST) -> Iterator[ast.AST]:
     while todo:
         node = todo.pop()
         yield node
-        if node is root or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+        if node is root or not isinstance(node, _DEFINITIONS):
             todo.extend(reversed(list(ast.iter_child_nodes(node))))
 
 

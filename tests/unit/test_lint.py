@@ -117,6 +117,16 @@ CASES: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         [("1", "step 'a' leads back to the start step 'start'", "let a switch step name itself")],
     ),
     (
+        "the start again and again",
+        flow("start: self.next(self.start) #1", "end: pass"),
+        [("1", "step 'start' leads back to the start step 'start'", "let a switch step name itself")],
+    ),
+    (
+        "back to the start and never to the end",
+        flow("start: self.next(self.a)", "a: self.next(self.start) #1", "end: pass"),
+        [("1", "step 'a' leads back to the start step 'start'", "let a switch step name itself")],
+    ),
+    (
         "the end goes on",
         flow("start: self.next(self.end)", "end: self.next(self.start) #1"),
         [("1", "the end step 'end' has a self.next", "remove it, or mark another step with @step(end=True)")],
@@ -461,6 +471,7 @@ def test_valid_flows(load: Load) -> None:
     for source in (
         flow(*START_END),
         flow("only: self.x = 1"),
+        flow("start: self.next({True: self.start, False: self.end}, condition='x')", "end: pass"),
         flow("@step(start=True) a: self.next(self.b)", "@step(end=True) b: pass"),
         flow("start: self.next(self.a)", "a: self.next({True: self.a, False: self.end}, condition='x')", "end: pass"),
         flow("start: self.next({self.config.k: self.a, 'b': self.end, -1: self.a}, condition='x')",
