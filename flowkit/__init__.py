@@ -10,6 +10,13 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+if sys.version_info < (3, 10):  # noqa: UP036 (where flowkit was not installed by pip, which would have refused)
+    sys.stderr.write(
+        "flowkit needs Python 3.10 or newer, and this is Python %d.%d (%s).\n"  # noqa: UP031
+        % (sys.version_info[0], sys.version_info[1], sys.executable)
+    )
+    raise SystemExit(2)
+
 if TYPE_CHECKING:
     from flowkit import exceptions as exceptions
     from flowkit.client.namespace import (
