@@ -66,6 +66,7 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
         raise UsageError("--fail-fast and --keep-going exclude each other")
     session.prepare(tuple(options["decospecs"]))
     tags = _checked_tags(options["tags"])
+    _check_files(options)
     given = read_given(session.definition, options)
     # Before any thread, store, connection or log file is there: what is forked now starts every task.
     spawn = _FreshInterpreter(session)
@@ -195,6 +196,21 @@ def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(check_tags(tags))
 
 
+def _check_files(options: dict[str, Any]) -> None:
+    """Find out that a file cannot be written before there is a run."""
+    for option in ("run_id_file", "runner_attribute_file"):
+        if options[option] is not None:
+            _write_text(option, options[option], "", "a")
+
+
+def _write_text(option: str, path: str, text: str, mode: str = "w") -> None:
+    try:
+        with open(path, mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"--{option.replace('_', '-')}: {path} cannot be written: {error.strerror}") from None
+
+
 def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session) -> None:
     """Tell whoever waits for it which run this is, before the first task starts."""
     import json
@@ -203,14 +219,8 @@ def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session
         ("run_id_file", run),
         ("runner_attribute_file", json.dumps({"run_id": run, "flow_name": flow, "metadata": session.metadata})),
     ):
-        path = options[option]
-        if path is None:
-            continue
-        try:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise UsageError(f"--{option.replace('_', '-')}: {path} cannot be written: {error.strerror}") from None
+        if options[option] is not None:
+            _write_text(option, options[option], text)
 
 
 def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, options: dict[str, Any]) -> int:

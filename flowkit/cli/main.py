@@ -16,8 +16,9 @@ from flowkit import context
 from flowkit.cli.console import Console
 from flowkit.cli.group import LazyGroup, Table, guarded
 from flowkit.cli.session import Session, decorator_options, default_decospecs
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import FlowInvalid, Problem, UsageError
 from flowkit.model.definition import FlowDefinition, define
+from flowkit.model.flowspec import FlowSpec
 from flowkit.registry import load
 from flowkit.settings import foreign_variables, settings
 from flowkit.version import __version__
@@ -51,9 +52,15 @@ def main(cls: type[Any]) -> NoReturn:
 def execute(cls: type[Any], arguments: list[str]) -> int:
     """Carry out one command of a flow and return its exit code."""
     console = Console()
-    code = guarded(console, lambda: _run_group(define(cls), console, arguments))
+    code = guarded(console, lambda: _run_group(_defined(cls), console, arguments))
     console.flush()
     return code
+
+
+def _defined(cls: type[Any]) -> FlowDefinition:
+    if cls is FlowSpec:
+        raise FlowInvalid([Problem("FlowSpec itself is no flow", None, "derive a class from it, and make that one")])
+    return define(cls)
 
 
 def _run_group(definition: FlowDefinition, console: Console, arguments: list[str]) -> int:
