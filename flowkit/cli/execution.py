@@ -124,9 +124,8 @@ def _begin(
         clones=plan.transitions if plan is not None else None,
     )
     runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, session.console)
-    now = time.time()
     runtime.add_records(
-        [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, run.parameters.started, now)]
+        [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, run.parameters.started, run.parameters.ended)]
     )
     if plan is not None:
         from flowkit.runtime.clones import clone_records, write_clone_files

@@ -111,7 +111,9 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     from flowkit.registry import load
 
     # A root that belongs to somebody else can be read, too.
-    options = {} if _writable(storage.root) else {"read_only": True}
+    options: dict[str, Any] = {"notice": console.say}
+    if not _writable(storage.root):
+        options["read_only"] = True
     store: MetadataStore = load("metadata", name)(storage.root, **options)
     if store.fresh:
         if _has_runs(storage):

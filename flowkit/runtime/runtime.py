@@ -33,6 +33,8 @@ from flowkit.runtime.gang import node_coordinates, publish
 from flowkit.runtime.reporter import Reporter, RunFailure
 from flowkit.runtime.scheduler import Scheduler
 
+LOOP_PATIENCE = 0.2
+"""Seconds that one turn waits for an index that somebody else holds locked; its records are written later."""
 CANCEL_CHECK = 1.0
 """Seconds between two looks for a request to cancel."""
 
@@ -82,6 +84,8 @@ class Runtime:
     def run(self) -> str:
         """Run everything and return the run's final state."""
         self._records.append(self.record)
+        # Another process may hold the index locked for a while: the loop does not wait for it, the last flush does.
+        patience, self.store.patience = self.store.patience, LOOP_PATIENCE
         wakeup = self._catch_signals()
         try:
             self._notices(self.scheduler.start())
@@ -98,6 +102,7 @@ class Runtime:
                 self._look_around()
         finally:
             self._release_signals(wakeup)
+            self.store.patience = patience
         return self._end()
 
     # -- one turn ---------------------------------------------------------------------------------------------------
