@@ -255,7 +255,7 @@ class ForkServer:
     def _tell_log(self, number: int, task: _Task, more: bytes = b"") -> None:
         # The server keeps its own ends, so that a log process that dies breaks no task's pipe.
         if self._log is not None:
-            told = messages.frame(messages.TASK, number, task.pid, task.folder)
+            told = messages.frame(messages.TASK, number, task.pid, messages.pack_time(task.started, task.folder))
             self._log.send_descriptors([task.out, task.err], told + more)
 
     def _in_child(self, asked: Frame, rest: bytes, pipes: list[int]) -> NoReturn:

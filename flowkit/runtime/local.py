@@ -422,6 +422,8 @@ class LocalExecutor(Executor):
                 when, text = messages.unpack_time(told.payload)
                 stream = "err" if told.number else "out"
                 self._events.append(Output(node.group.launch, stream, text.decode("utf-8", "replace"), when))
+        elif told.kind == messages.STARTED:
+            self._from_server(told)
         elif told.kind == messages.DRAINED:
             self._on_drained(told)
         elif told.kind == messages.DROPPED:

@@ -67,13 +67,15 @@ class _Log:
         "pid",
         "pipes",
         "size",
+        "started",
         "token",
         "torn",
     )
 
-    def __init__(self, number: int, pid: int, folder: str, token: bytes, pipes: list[int]) -> None:
+    def __init__(self, number: int, pid: int, started: float, folder: str, token: bytes, pipes: list[int]) -> None:
         self.number = number
         self.pid = pid
+        self.started: float | None = started
         self.folder = folder
         self.token = token
         self.pipes: list[int | None] = [*pipes]
@@ -208,9 +210,10 @@ class LogProcess:
 
     def _from_server(self, channel: Channel, asked: Frame) -> None:
         if asked.kind == messages.TASK:
-            folder, token = messages.unpack_task(asked.payload)
+            started, rest = messages.unpack_time(asked.payload)
+            folder, token = messages.unpack_task(rest)
             pipes = [channel.descriptors.popleft(), channel.descriptors.popleft()]
-            log = self._logs[asked.task] = _Log(asked.task, asked.number, folder, token, pipes)
+            log = self._logs[asked.task] = _Log(asked.task, asked.number, started, folder, token, pipes)
             for stream, pipe in enumerate(pipes):
                 os.set_blocking(pipe, False)
                 self._selector.register(pipe, selectors.EVENT_READ, (log, stream))
@@ -392,6 +395,9 @@ class LogProcess:
             log.dropped += len(lines)
             return
         frames = []
+        if log.started is not None:
+            frames.append(frame(messages.STARTED, log.number, log.pid, pack_time(log.started)))
+            log.started = None
         if log.dropped:
             frames.append(frame(messages.DROPPED, log.number, log.dropped))
             log.dropped = 0

@@ -34,14 +34,15 @@ QUIT = 7
 # From the fork server to the runtime, both with the time. The end of a task comes by the log process too, together
 # with its last line; that is the usual way, and one wake-up instead of three for a short task.
 STARTED = 10
-"""Number: the process id."""
+"""Number: the process id. The log process tells it too, before a task's first line."""
 ENDED = 11
 """Number: the exit status, negative for a signal."""
 REFUSED = 12
 """The process could not be started; number: the error's number."""
 # To the log process.
 TASK = 20
-"""With two descriptors, the read ends for stdout and stderr; number: the process id; payload: `pack_task`."""
+"""With two descriptors, the read ends for stdout and stderr; number: the process id; payload: the time of the start,
+then `pack_task`."""
 DRAIN = 21
 """The task has ended: read what is there and say `DRAINED`, with the same number and payload."""
 SERVER = 22
