@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowkit.datastore import pickling
-from flowkit.datastore.codecs import Encoded, NotEncodable, PickleCodec
+from flowkit.datastore.encoding import Encoded, NotEncodable
 
 _MIN_ROWS = 1000
 _MAX_COLUMNS = 100
 
 
-class ArrowCodec(PickleCodec):
+class ArrowCodec(pickling.PickleCodec):
     """The codec of PyArrow's tables and pandas' frames; used only where both packages are loaded already."""
 
     name = "arrow"

@@ -10,6 +10,7 @@ from flowkit.datastore.blobs import MAPPED, Blobs, key_of
 from flowkit.datastore.codecs import Encoded, NotEncodable, decode, encode
 from flowkit.datastore.mapped import untouched
 from flowkit.datastore.packs import read_item, save_pack
+from flowkit.datastore.pickling import refusal
 from flowkit.datastore.previews import preview
 from flowkit.exceptions import ArtifactError, FlowkitError
 from flowkit.model.manifest import Artifact
@@ -57,8 +58,6 @@ class ArtifactWriter:
         try:
             return encode(value)
         except NotEncodable as error:
-            from flowkit.datastore.pickling import refusal
-
             raise refusal(name, value, step, error.__cause__) from error.__cause__
 
     def write(self, value: Any, encoded: Encoded, key: str) -> Artifact:

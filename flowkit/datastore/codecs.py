@@ -4,71 +4,19 @@ A codec is chosen by the value's type. Built in are raw codecs for ``bytes``, ``
 tables (`flowkit.datastore.arrow`), and for everything else pickle protocol 5 with the memory of large arrays beside
 the pickle: it is written without a copy and read by mapping the file. What pickle refuses, cloudpickle takes.
 `register_codec` adds one for types of your own.
-
-The content written by ``pickle`` and ``cloudpickle`` is a plain pickle, or, where there are buffers (``meta`` says how
-many), a header (magic, length of the pickle, then offset and length of every buffer), the pickle, and the buffers at
-multiples of 64 bytes.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
+from flowkit.datastore.encoding import Codec, Encoded, NotEncodable
+from flowkit.datastore.pickling import PickleCodec
 from flowkit.exceptions import ArtifactError, NotFound
 
-ALIGNMENT = 64
-"""Buffers begin at multiples of so many bytes: a cache line, and enough for any vector instruction."""
-IN_BAND = 4096
-"""Buffers below so many bytes stay inside the pickle."""
-MAGIC = b"flowkit\x01"
-_HEADER = struct.Struct("<8sQQ")
-_PLACE = struct.Struct("<QQ")
-
-
-class Encoded(NamedTuple):
-    """A value as bytes.
-
-    Parameters
-    ----------
-    chunks : list of buffers
-        The content in pieces; they may be the value's own memory, so that nothing is copied.
-    size : int
-        Bytes in all.
-    meta : mapping
-        What `Codec.decode` needs beside the content: plain JSON values.
-    codec : str
-        Which codec decodes it.
-    """
-
-    chunks: list[bytes | bytearray | memoryview]
-    size: int
-    meta: Mapping[str, Any]
-    codec: str
-
-
-class NotEncodable(Exception):
-    """A codec does not take this value; the general one is asked instead."""
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """How values of some types are stored.
-
-    `name` is written into manifests and found again in what was registered, or among the entry points
-    ``flowkit.codecs``; it never changes its meaning.
-    """
-
-    name: str
-
-    def encode(self, value: Any) -> Encoded:
-        """Return the value as bytes, or raise `NotEncodable` where something of it would be lost."""
-
-    def decode(self, view: memoryview, meta: Mapping[str, Any]) -> Any:
-        """Return the value. The memory belongs to the value from now on, and may be written to."""
+__all__ = ["Codec", "Encoded", "NotEncodable", "codec_for", "decode", "encode", "register_codec"]
 
 
 class _Bytes:
@@ -100,61 +48,6 @@ class _Str:
 
     def decode(self, view: memoryview, meta: Mapping[str, Any]) -> str:
         return str(view, "utf-8", "surrogatepass")
-
-
-class PickleCodec:
-    """Everything else: pickle, or cloudpickle where pickle refuses."""
-
-    name = "pickle"
-
-    def encode(self, value: Any) -> Encoded:
-        """Return the value's pickle, followed by the memory of its large arrays."""
-        from flowkit.datastore import pickling
-
-        return pickling.encode(value)
-
-    def decode(self, view: memoryview, meta: Mapping[str, Any]) -> Any:
-        """Return the value, its arrays standing on the memory given."""
-        buffers = meta.get("buffers", 0)
-        stream: memoryview = view
-        parts: list[memoryview] = []
-        if buffers:
-            magic, length, count = _HEADER.unpack_from(view)
-            start = _HEADER.size + count * _PLACE.size
-            if magic != MAGIC or count != buffers or start + length > len(view):
-                raise ArtifactError("the content is not what its manifest says")
-            stream = view[start : start + length]
-            for index in range(count):
-                offset, size = _PLACE.unpack_from(view, _HEADER.size + index * _PLACE.size)
-                parts.append(view[offset : offset + size])
-        try:
-            return pickle.loads(stream, buffers=parts)
-        except AttributeError as error:
-            if "__main__" not in str(error) or "main" not in meta:
-                raise
-            from flowkit.datastore import pickling
-
-            return pickling.loads_main(stream, parts, str(meta["main"]))
-
-
-def frame(stream: bytes | memoryview, buffers: list[memoryview], meta: Mapping[str, Any], codec: str) -> Encoded:
-    """Return the content of a pickle and its out-of-band buffers."""
-    if not buffers:
-        return Encoded([stream], len(stream), meta, codec)
-    start = _HEADER.size + len(buffers) * _PLACE.size
-    offset = start + len(stream)
-    chunks: list[bytes | bytearray | memoryview] = [stream]
-    places = []
-    for buffer in buffers:
-        gap = -offset % ALIGNMENT
-        if gap:
-            chunks.append(bytes(gap))
-        offset += gap
-        places.append(_PLACE.pack(offset, buffer.nbytes))
-        chunks.append(buffer)
-        offset += buffer.nbytes
-    header = _HEADER.pack(MAGIC, len(stream), len(buffers)) + b"".join(places)
-    return Encoded([header, *chunks], offset, {**meta, "buffers": len(buffers)}, codec)
 
 
 _PICKLE = PickleCodec()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from flowkit.datastore.codecs import Encoded
+from flowkit.datastore.encoding import Encoded
 
 _PAGE = 4096
 _ENTRY = 8

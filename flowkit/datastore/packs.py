@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.codecs import Encoded, NotEncodable, decode, encode
+from flowkit.datastore.pickling import refusal
 from flowkit.exceptions import ArtifactError
 
 GROUP = 64
@@ -168,8 +169,6 @@ def _entry(item: Any, index: int, step: str, name: str) -> Encoded:
     try:
         return _wrapped(encode(item))
     except NotEncodable as error:
-        from flowkit.datastore.pickling import refusal
-
         raise refusal(f"{name or 'foreach'}[{index}]", item, step, error.__cause__) from error.__cause__
 
 

@@ -1,21 +1,65 @@
-"""Pickling for real: out-of-band buffers, the fallbacks, and what to say where nothing helps."""
+"""The codec of whatever has none of its own: pickle, its fallbacks, and what to say where nothing helps.
+
+The content written by ``pickle`` and ``cloudpickle`` is a plain pickle, or, where there are buffers (``meta`` says how
+many), a header (magic, length of the pickle, then offset and length of every buffer), the pickle, and the buffers at
+multiples of 64 bytes.
+"""
 
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flowkit.datastore.codecs import IN_BAND, Encoded, NotEncodable, frame
+from flowkit.datastore.encoding import Encoded, NotEncodable
 from flowkit.exceptions import ArtifactError, FlowkitError, StoreError
 
+ALIGNMENT = 64
+"""Buffers begin at multiples of so many bytes: a cache line, and enough for any vector instruction."""
+IN_BAND = 4096
+"""Buffers below so many bytes stay inside the pickle."""
+MAGIC = b"flowkit\x01"
+_HEADER = struct.Struct("<8sQQ")
+_PLACE = struct.Struct("<QQ")
 _LEVELS = 50_000
 """How deep a value may be nested."""
 _HOP = 100
 """After so many levels pickling goes on in another thread: every interpreter grants each thread that much recursion."""
 _SEARCH_SECONDS = 2.0
+
+
+class PickleCodec:
+    """Everything else: pickle, or cloudpickle where pickle refuses."""
+
+    name = "pickle"
+
+    def encode(self, value: Any) -> Encoded:
+        """Return the value's pickle, followed by the memory of its large arrays."""
+        return encode(value)
+
+    def decode(self, view: memoryview, meta: Mapping[str, Any]) -> Any:
+        """Return the value, its arrays standing on the memory given."""
+        buffers = meta.get("buffers", 0)
+        stream: memoryview = view
+        parts: list[memoryview] = []
+        if buffers:
+            magic, length, count = _HEADER.unpack_from(view)
+            start = _HEADER.size + count * _PLACE.size
+            if magic != MAGIC or count != buffers or start + length > len(view):
+                raise ArtifactError("the content is not what its manifest says")
+            stream = view[start : start + length]
+            for index in range(count):
+                offset, size = _PLACE.unpack_from(view, _HEADER.size + index * _PLACE.size)
+                parts.append(view[offset : offset + size])
+        try:
+            return pickle.loads(stream, buffers=parts)
+        except AttributeError as error:
+            if "__main__" not in str(error) or "main" not in meta:
+                raise
+            return loads_main(stream, parts, str(meta["main"]))
 
 
 def encode(value: Any) -> Encoded:
@@ -42,6 +86,26 @@ def encode(value: Any) -> Encoded:
     except Exception as error:
         raise NotEncodable from error
     return frame(stream, buffers, {}, "cloudpickle")
+
+
+def frame(stream: bytes | memoryview, buffers: list[memoryview], meta: Mapping[str, Any], codec: str) -> Encoded:
+    """Return the content of a pickle and its out-of-band buffers."""
+    if not buffers:
+        return Encoded([stream], len(stream), meta, codec)
+    start = _HEADER.size + len(buffers) * _PLACE.size
+    offset = start + len(stream)
+    chunks: list[bytes | bytearray | memoryview] = [stream]
+    places = []
+    for buffer in buffers:
+        gap = -offset % ALIGNMENT
+        if gap:
+            chunks.append(bytes(gap))
+        offset += gap
+        places.append(_PLACE.pack(offset, buffer.nbytes))
+        chunks.append(buffer)
+        offset += buffer.nbytes
+    header = _HEADER.pack(MAGIC, len(stream), len(buffers)) + b"".join(places)
+    return Encoded([header, *chunks], offset, {**meta, "buffers": len(buffers)}, codec)
 
 
 def write_pickle(path: str, value: Any) -> None:

@@ -24,6 +24,7 @@ from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.codecs import Encoded, NotEncodable, decode, encode, register_codec
 from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.memory import MemoryStorage
+from flowkit.datastore.pickling import ALIGNMENT
 from flowkit.exceptions import ArtifactError
 
 
@@ -177,7 +178,7 @@ def test_loading_maps_and_changing_stays_private(tmp_path: Path) -> None:
     artifact = ArtifactWriter(blobs).save("x", numpy.zeros(500_000), step="s")
     reader = ArtifactReader(blobs)
     first = reader.load("x", artifact)
-    assert first.ctypes.data % codecs.ALIGNMENT == 0
+    assert first.ctypes.data % ALIGNMENT == 0
     first[:] = 1
     assert reader.load("x", artifact).sum() == 0
 
