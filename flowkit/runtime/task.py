@@ -242,7 +242,6 @@ class _Attempt:
             "username": config["user"],
             "tags": frozenset(config.get("tags", ())),
             "parameter_names": sorted(self.definition.parameters),
-            "graph": self.definition.graph,
             "is_parallel": False,
         }
         for decorator in self.definition.decorators:
@@ -251,9 +250,14 @@ class _Attempt:
             "tempdir": _tempdir,
             "run": lambda: self._client("run", run_path),
             "task": lambda: self._client("task", pathspec),
-            "graph_info": lambda: config["parameters"]["extra"].get("graph"),
+            "graph": self._graph,
+            "graph_info": self._graph,
         }
         context.current.enter(values, lazy)
+
+    def _graph(self) -> Any:
+        """The graph as plain values, the form in which it is stored with the run."""
+        return self.config["parameters"]["extra"].get("graph")
 
     def _client(self, kind: str, pathspec: str) -> Any:
         if context.client_factory is None:
