@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 import json
 import os
-import select
 import signal
 import socket
 import time
@@ -20,10 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowkit.exceptions import FlowkitError, UsageError
-from flowkit.model.launch import Launch, spans_text
+from flowkit.model.launch import Launch
 from flowkit.runtime import forkserver, messages
 from flowkit.runtime.executor import Ended, Event, Executor, Output, Started
 from flowkit.runtime.forkserver import Target
+from flowkit.runtime.local_state import LaunchState, NodeState, fitting_arguments, remove_file
+from flowkit.runtime.local_state import step_arguments as step_arguments
 from flowkit.runtime.messages import Channel, Frame, launch_to_json
 from flowkit.runtime.processes import OutOfMemory, Register, clear_leftovers, signal_group, why_not_fork
 
@@ -36,62 +37,11 @@ TIMEOUT_GRACE = 5.0
 FRESH_GRACE = 120.0
 """Further seconds for a fresh interpreter that has not said yet that the user's code begins: it imports the flow."""
 MOST_REPLACEMENTS = 10
-_LONGEST_ARGUMENT = 64 << 10
 _CLOSE_SECONDS = 5.0
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0)
 
 SpawnCommand = Callable[[Launch, "int | None"], "list[str]"]
 """``spawn_command(launch, node)`` returns the command line that carries out a launch in a fresh interpreter."""
-
-
-class _Group:
-    """A launch and its processes: one, or the nodes of a gang."""
-
-    __slots__ = ("ended", "failure", "launch", "left", "nodes", "reason", "started")
-
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
-        self.nodes: list[_Node] = []
-        self.left = max(1, launch.gang)
-        self.started = False
-        self.failure: int | None = 0
-        self.reason: str | None = None
-        self.ended = 0.0
-
-
-class _Node:
-    """One process of a launch."""
-
-    __slots__ = (
-        "asked",
-        "deadline",
-        "drained",
-        "ended",
-        "fresh",
-        "group",
-        "index",
-        "kill",
-        "marked",
-        "number",
-        "parents_file",
-        "pid",
-        "refusals",
-    )
-
-    def __init__(self, number: int, group: _Group, index: int) -> None:
-        self.number = number
-        self.asked = False
-        self.drained = False
-        self.marked = False
-        self.group = group
-        self.index = index
-        self.pid: int | None = None
-        self.fresh = False
-        self.kill: str | None = None
-        self.ended: tuple[int | None, float] | None = None
-        self.deadline: float | None = None
-        self.parents_file: str | None = None
-        self.refusals = 0
 
 
 class LocalExecutor(Executor):
@@ -122,11 +72,11 @@ class LocalExecutor(Executor):
         self._replacements = 0
         self._register: Register | None = None
         self._memory: OutOfMemory | None = None
-        self._nodes: dict[int, _Node] = {}
+        self._nodes: dict[int, NodeState] = {}
         self._next = 1
-        self._waiting: deque[_Group] = deque()
+        self._waiting: deque[LaunchState] = deque()
         self._running = 0
-        self._deadlines: list[tuple[float, int, _Node, str]] = []
+        self._deadlines: list[tuple[float, int, NodeState, str]] = []
         self._pushed = 0
         self._events: list[Event] = []
         self._closed = False
@@ -254,7 +204,7 @@ class LocalExecutor(Executor):
 
     def submit(self, launches: Sequence[Launch]) -> None:
         """Start launches; those above the number of workers wait for their turn."""
-        self._waiting.extend(map(_Group, launches))
+        self._waiting.extend(map(LaunchState, launches))
         self._start_waiting()
 
     def file_descriptors(self) -> Sequence[int]:
@@ -309,16 +259,16 @@ class LocalExecutor(Executor):
             self._signal(node, signal.SIGKILL)
         self._log.send(messages.QUIT)
         self._server.flush_all(_CLOSE_SECONDS)
-        if not _wait_closed(self._log, _CLOSE_SECONDS) and self._log_pid:
+        if not self._log.wait_closed(_CLOSE_SECONDS) and self._log_pid:
             signal_group(self._log_pid, signal.SIGKILL)
         self._server.send(messages.QUIT)
-        if not _wait_closed(self._server, _CLOSE_SECONDS):
+        if not self._server.wait_closed(_CLOSE_SECONDS):
             _kill(self._server_pid)
         self._reap_server(wait=True)
         self._log.close()
         self._server.close()
         for node in self._nodes.values():
-            _remove(node.parents_file)
+            remove_file(node.parents_file)
         if self._register is not None:
             self._register.remove()
 
@@ -332,13 +282,13 @@ class LocalExecutor(Executor):
             group = self._waiting.popleft()
             self._running += size
             for index in range(size):
-                node = _Node(self._next, group, index)
+                node = NodeState(self._next, group, index)
                 self._next += 1
                 self._nodes[node.number] = node
                 group.nodes.append(node)
                 self._ask_for(node)
 
-    def _ask_for(self, node: _Node) -> None:
+    def _ask_for(self, node: NodeState) -> None:
         """Ask the server for a process."""
         node.asked = True
         launch = node.group.launch
@@ -353,25 +303,12 @@ class LocalExecutor(Executor):
         node.fresh = self.fresh_always or variables is not None
         if node.fresh:
             command = self._spawn_command(launch, index)
-            rest: list[Any] = [self._shortened(node, command, folder), dict(variables or {})]
+            rest: list[Any] = [fitting_arguments(node, command, folder), dict(variables or {})]
         else:
             rest = launch_to_json(launch)
         payload = messages.pack_task(folder, json.dumps(rest, separators=(",", ":")).encode())
         kind = messages.EXEC if node.fresh else messages.FORK
         self._server.send(kind, node.number, -1 if index is None else index, payload)
-
-    def _shortened(self, node: _Node, command: list[str], folder: str) -> list[str]:
-        """Put an argument that is too long for a command line (a join's parents) into a file."""
-        out = []
-        for argument in command:
-            if len(argument) > _LONGEST_ARGUMENT:
-                os.makedirs(folder, exist_ok=True)
-                node.parents_file = os.path.join(folder, "parents")
-                with open(node.parents_file, "w", encoding="utf-8") as file:
-                    file.write(argument)
-                argument = "@" + node.parents_file
-            out.append(argument)
-        return out
 
     # -- what the helpers tell ------------------------------------------------------------------------------------
 
@@ -388,7 +325,7 @@ class LocalExecutor(Executor):
         elif told.kind == messages.REFUSED:
             self._on_refused(node, told.payload.decode("utf-8", "replace"))
 
-    def _on_started(self, node: _Node, pid: int, when: float) -> None:
+    def _on_started(self, node: NodeState, pid: int, when: float) -> None:
         if node.pid is not None:
             return
         node.pid = pid
@@ -402,7 +339,7 @@ class LocalExecutor(Executor):
         if node.kill is not None:
             self._signal(node, signal.SIGKILL)  # it was cancelled before it had a process
 
-    def _on_refused(self, node: _Node, text: str) -> None:
+    def _on_refused(self, node: NodeState, text: str) -> None:
         """The machine has no more processes or descriptors to give: wait a little, for others to end."""
         node.refusals += 1
         node.asked = False
@@ -462,11 +399,11 @@ class LocalExecutor(Executor):
         if node.ended is not None:
             self._conclude(node, *node.ended, node.kill)
 
-    def _conclude(self, node: _Node, status: int | None, when: float, reason: str | None) -> None:
+    def _conclude(self, node: NodeState, status: int | None, when: float, reason: str | None) -> None:
         """A process of a launch is over and drained; the launch is, when all of them are."""
         if self._nodes.pop(node.number, None) is None:
             return
-        _remove(node.parents_file)
+        remove_file(node.parents_file)
         self._running -= 1
         group = node.group
         group.left -= 1
@@ -484,15 +421,15 @@ class LocalExecutor(Executor):
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    def _push(self, when: float, node: _Node, action: str) -> None:
+    def _push(self, when: float, node: NodeState, action: str) -> None:
         self._pushed += 1
         heapq.heappush(self._deadlines, (when, self._pushed, node, action))
 
-    def _set_timeout(self, node: _Node, end: float) -> None:
+    def _set_timeout(self, node: NodeState, end: float) -> None:
         node.deadline = end + self._timeout_grace
         self._push(node.deadline, node, "timeout")
 
-    def _at_deadline(self, when: float, node: _Node, action: str) -> None:
+    def _at_deadline(self, when: float, node: NodeState, action: str) -> None:
         if action == "gang":
             for other in node.group.nodes:
                 if other.number in self._nodes:
@@ -509,7 +446,7 @@ class LocalExecutor(Executor):
         elif action == "timeout" and node.deadline == when:
             self._end_node(node, "timeout", gently=False)
 
-    def _end_node(self, node: _Node, reason: str, *, gently: bool) -> None:
+    def _end_node(self, node: NodeState, reason: str, *, gently: bool) -> None:
         if node.ended is not None:
             return
         node.kill = node.kill or reason
@@ -519,7 +456,7 @@ class LocalExecutor(Executor):
         if gently:
             self._push(time.time() + CANCEL_GRACE, node, "kill")
 
-    def _signal(self, node: _Node, signum: int) -> None:
+    def _signal(self, node: NodeState, signum: int) -> None:
         # The server knows whether the process has ended, so that no other one of that id is ever hit.
         if node.pid is not None and node.ended is None:
             self._server.send(messages.SIGNAL, node.number, signum)
@@ -587,55 +524,8 @@ class LocalExecutor(Executor):
             time.sleep(0.001)
 
 
-def step_arguments(launch: Launch, node: int | None, run_id: str) -> list[str]:
-    """Return the arguments of the ``step`` command that carries out a launch.
-
-    Parameters
-    ----------
-    launch : Launch
-        What to do.
-    node : int or None
-        Which node of a gang; None for a plain task.
-    run_id : str
-        The run.
-    """
-    arguments = ["step", launch.step, str(launch.coordinates), "--run-id", run_id, "--attempt", str(launch.attempt)]
-    if launch.parents:
-        arguments += ["--parents", spans_text(launch.parents)]
-    if launch.split is not None:
-        arguments += ["--split", str(launch.split)]
-    if launch.kind != "user":
-        arguments += ["--kind", launch.kind]
-    if launch.gang:
-        arguments += ["--gang", str(launch.gang), "--node", str(node or 0)]
-    return arguments
-
-
-def _wait_closed(channel: Channel, seconds: float) -> bool:
-    """Wait until the other end of a channel is gone, dropping what it still says."""
-    deadline = time.monotonic() + seconds
-    waiter = select.poll()
-    waiter.register(channel.fileno(), select.POLLIN)
-    while not channel.closed:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        channel.flush()
-        waiter.poll(min(left, 0.05 if channel.pending else left) * 1000)
-        channel.receive()
-    return True
-
-
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it has just ended
-
-
-def _remove(path: str | None) -> None:
-    if path is not None:
-        try:
-            os.unlink(path)
-        except OSError:
-            pass  # the folder is gone

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -203,6 +204,20 @@ class Channel:
                 return False
             self.flush()
         return not self._outgoing
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait until the other end is gone, dropping what it still says; return whether it is."""
+        deadline = time.monotonic() + seconds
+        waiter = select.poll()
+        waiter.register(self.end.fileno(), select.POLLIN)
+        while not self.closed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.flush()
+            waiter.poll(min(left, 0.05 if self._outgoing else left) * 1000)
+            self.receive()
+        return True
 
     def close(self) -> None:
         """Close this end."""

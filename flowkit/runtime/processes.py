@@ -72,14 +72,13 @@ def _foreign_threads() -> list[str]:
 
 
 def _debugger_threads() -> set[str]:
-    """Threads of debugpy, which follows forks by itself."""
-    if "pydevd" not in sys.modules or "threading" not in sys.modules:
+    """Threads of debugpy, which follows forks by itself and hides them from `threading.enumerate`."""
+    threading: Any = sys.modules.get("threading")
+    if "pydevd" not in sys.modules or threading is None:
         return set()
-    import threading
-
     return {
         str(thread.native_id)
-        for thread in threading.enumerate()
+        for thread in list(threading._active.values())
         if getattr(thread, "is_pydev_daemon_thread", False) or thread.name.startswith(("pydevd.", "debugpy."))
     }
 
@@ -114,8 +113,8 @@ def _open_channels(own: Collection[int]) -> str | None:
             target = os.readlink(f"/proc/self/fd/{name}")
             if target.startswith("/dev/nvidia"):
                 return "CUDA is initialised"
-            if not target.startswith(("socket:", "pipe:")):
-                continue
+            if not target.startswith(("socket:", "pipe:")) or "pydevd" in sys.modules:
+                continue  # a debugger has sockets of its own, which do not count
             closes = fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         except OSError:
             continue  # the descriptor of the listing itself
