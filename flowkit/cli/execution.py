@@ -165,7 +165,14 @@ def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInte
         functools.partial(run_attempt, session.definition),
         spawn,
         task_start=options["task_start"] or settings().task_start,
+        warm=_import_what_tasks_need,
     )
+
+
+def _import_what_tasks_need() -> None:
+    """Import, once in the fork server, what every task would import for itself after its fork."""
+    import flowkit.datastore.local
+    import flowkit.datastore.pickling  # noqa: F401
 
 
 class _FreshInterpreter:
