@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, NamedTuple
 
-from flowkit.exceptions import InvalidNext, did_you_mean
+from flowkit.exceptions import InvalidNext, Location, did_you_mean
 from flowkit.model.graph import Graph, Node
 from flowkit.model.transition import TransitionKind
 
 _OPTIONS = ("foreach", "num_parallel", "condition")
+_NAMED = "assign it first, self.xs = …, and write foreach='xs'"
+_FAN_OUT = "what runs many times is one step; a split may follow in it"
 
 
 class Next(NamedTuple):
@@ -53,9 +57,14 @@ def read_next(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], opt
     """
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
-        raise _invalid(node, f"self.next has no option '{unknown[0]}'", did_you_mean(unknown[0], _OPTIONS))
+        hint = did_you_mean(unknown[0], _OPTIONS) or f"its options: {', '.join(_OPTIONS)}"
+        raise _invalid(node, f"self.next has no option '{unknown[0]}'", hint)
     if len([name for name in _OPTIONS if options.get(name) is not None]) > 1:
-        raise _invalid(node, "self.next takes one of foreach, num_parallel and condition, not several")
+        raise _invalid(
+            node,
+            "self.next takes one of foreach, num_parallel and condition, not several",
+            "put a step between, one transition each",
+        )
     if not targets:
         raise _invalid(node, "self.next names no step", "name the step that follows: self.next(self.end)")
     if options.get("condition") is not None or isinstance(targets[0], dict):
@@ -71,17 +80,21 @@ def _plain(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], option
     if options.get("foreach") is not None:
         variable = options["foreach"]
         if not isinstance(variable, str):
-            raise _invalid(node, f"foreach takes the name of an artifact, not a {type(variable).__name__}")
+            raise _invalid(node, f"foreach takes the name of an artifact, not {_short(variable)}", _NAMED)
         if len(names) != 1:
-            raise _invalid(node, f"a foreach goes to one step, not to {len(names)}")
+            raise _invalid(node, f"a foreach goes to one step, not to {len(names)}", _FAN_OUT)
         return Next("foreach", names, variable)
     if options.get("num_parallel") is not None:
         width = options["num_parallel"]
         if len(names) != 1:
-            raise _invalid(node, f"num_parallel goes to one step, not to {len(names)}")
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise _invalid(node, f"num_parallel takes a whole number above 0, not {width!r}")
-        return Next("parallel", names, None, width)
+            raise _invalid(node, f"num_parallel goes to one step, not to {len(names)}", _FAN_OUT)
+        if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
+            raise _invalid(
+                node,
+                f"num_parallel takes a whole number above 0, not {_short(width)}",
+                "it is how many tasks run at once: self.next(self.train, num_parallel=4)",
+            )
+        return Next("parallel", names, None, int(width))
     return Next("linear" if len(names) == 1 else "split", names)
 
 
@@ -89,7 +102,9 @@ def _switch(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], condi
     if condition is None:
         raise _invalid(node, "self.next got a dict without a condition", "add condition='name of an artifact'")
     if not isinstance(condition, str):
-        raise _invalid(node, f"condition takes the name of an artifact, not a {type(condition).__name__}")
+        raise _invalid(
+            node, f"condition takes the name of an artifact, not {_short(condition)}", "condition='name of an artifact'"
+        )
     if len(targets) != 1 or not isinstance(targets[0], dict) or not targets[0]:
         raise _invalid(node, "a condition goes with one dict of cases", "self.next({'a': self.x}, condition='name')")
     try:
@@ -102,13 +117,12 @@ def _switch(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], condi
     try:
         chosen = cases[value]
     except (KeyError, TypeError):
-        shown = ", ".join(map(repr, cases))
+        known = f"its cases: {', '.join(map(_short, cases))}"
+        near = did_you_mean(value, [case for case in cases if isinstance(case, str)]) if type(value) is str else None
         raise _invalid(
             node,
             f"the switch has no case for self.{condition} = {_short(value)}",
-            did_you_mean(value, [case for case in cases if isinstance(case, str)])
-            if isinstance(value, str)
-            else f"its cases: {shown}",
+            f"{near} ({known})" if near else known,
         ) from None
     return Next("switch", (chosen,), condition, None, _short(value))
 
@@ -146,8 +160,19 @@ def _short(value: Any) -> str:
     if type(value) in (str, int, float, bool, type(None)):
         text = repr(value)
         return text if len(text) <= 80 else text[:77] + "…"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
-def _invalid(node: Node, headline: str, hint: str | None = None) -> InvalidNext:
-    return InvalidNext(f"step '{node.name}': {headline}", hint, node.next_location or node.location)
+def _invalid(node: Node, headline: str, hint: str) -> InvalidNext:
+    return InvalidNext(f"step '{node.name}': {headline}", hint, calling_line(node))
+
+
+def calling_line(node: Node) -> Location:
+    """Return the line that a step is carrying out right now; where it is not running, that of its ``self.next``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == node.name and code.co_filename == node.location.file:
+            return Location(code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return node.next_location or node.location

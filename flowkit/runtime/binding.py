@@ -11,7 +11,7 @@ from flowkit.exceptions import InvalidNext, TaskError, did_you_mean
 from flowkit.model.definition import FlowDefinition
 from flowkit.model.graph import Node
 from flowkit.model.manifest import Artifact
-from flowkit.model.next import Next, read_next
+from flowkit.model.next import Next, calling_line, read_next
 from flowkit.model.transition import Frame
 
 _NOT_READ = object()
@@ -117,7 +117,7 @@ class Binding:
             raise InvalidNext(
                 f"step '{self.step_name}': self.next was called twice",
                 "call it once, as the last statement of the step",
-                self.node.next_location,
+                calling_line(self.node),
             )
         self.next = read_next(flow, self.node, self.definition.graph, targets, options)
 

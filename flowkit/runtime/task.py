@@ -338,8 +338,8 @@ class _Attempt:
             iter(items)
         except TypeError:
             raise InvalidNext(
-                f"step '{self.node.name}': foreach='{variable}', but self.{variable} is a {type(items).__name__}, "
-                "which cannot be iterated over",
+                f"step '{self.node.name}': foreach='{variable}', but self.{variable} is of type "
+                f"{type(items).__name__}, which cannot be iterated over",
                 "a foreach takes a list or anything else with items",
                 self.node.next_location,
             ) from None
