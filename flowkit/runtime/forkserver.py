@@ -12,10 +12,12 @@ multiprocessing clean up in that time.
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -46,6 +48,7 @@ _WITH_DESCRIPTOR = tuple(
 _QUIET = 0.002
 """Seconds after which others are told of a new task; one that has ended by then costs them one message, not three."""
 _LATER = 0.004
+_SPARE_DESCRIPTORS = 32
 
 
 class _Task(NamedTuple):
@@ -157,6 +160,7 @@ class ForkServer:
         self._register: Register | None = None
         self._tasks: dict[int, _Task] = {}
         self._by_pid: dict[int, int] = {}
+        self._most_descriptors = 0
         self._quiet: dict[int, float] = {}
         self._tell_at = 0.0
         self._leftovers: deque[tuple[float, int]] = deque()
@@ -202,6 +206,7 @@ class ForkServer:
                 signal_group(task.pid, asked.number)
         elif asked.kind == messages.CONFIG:
             self._config = json.loads(asked.payload)
+            self._most_descriptors = _descriptor_limit(3 * int(self._config.get("max_workers") or 0))
             if "register" in self._config:
                 self._register = Register(self._config["register"])
                 self._register.open()
@@ -216,6 +221,8 @@ class ForkServer:
         folder, rest = messages.unpack_task(asked.payload)
         pipes: list[int] = []
         try:
+            if _SPARE_DESCRIPTORS + 3 * len(self._tasks) > self._most_descriptors:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # the log process would not get them
             pipes += os.pipe()
             pipes += os.pipe()
             pid = os.fork()
@@ -390,6 +397,20 @@ class ForkServer:
                     pass  # it has just ended, or has become another user
             time.sleep(0.005)
         os._exit(0)
+
+
+def _descriptor_limit(wanted: int) -> int:
+    """Return how many descriptors a process may have, raising the usual limit where more workers need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted += _SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+        except (OSError, ValueError):
+            pass  # then fewer tasks run at once
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _started(number: int, task: _Task) -> bytes:

@@ -69,6 +69,7 @@ class LocalExecutor(Executor):
         self._server_pid = 0
         self._log: Channel
         self._log_pid = 0
+        self._logs = 0
         self._replacements = 0
         self._register: Register | None = None
         self._memory: OutOfMemory | None = None
@@ -76,6 +77,7 @@ class LocalExecutor(Executor):
         self._next = 1
         self._waiting: deque[LaunchState] = deque()
         self._running = 0
+        self._alive = 0
         self._deadlines: list[tuple[float, int, NodeState, str]] = []
         self._pushed = 0
         self._events: list[Event] = []
@@ -135,7 +137,10 @@ class LocalExecutor(Executor):
     ) -> str | None:
         if check and os.uname().sysname != "Linux":
             return why_not_fork()
-        pid, end = forkserver.start(target, random_before, warm)
+        try:
+            pid, end = forkserver.start(target, random_before, warm)
+        except OSError as error:
+            raise FlowkitError(f"no process can be started: {error.strerror}", "see ulimit -u and ulimit -n") from error
         # Only now: libraries that are prepared for a fork have ended their threads for it.
         reason = why_not_fork((end.fileno(),)) if check else None
         if reason is not None:
@@ -216,7 +221,7 @@ class LocalExecutor(Executor):
         self._server.flush()
         self._log.flush()
         self._hear()
-        now = time.time()
+        now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
             when, _, node, action = heapq.heappop(self._deadlines)
             self._at_deadline(when, node, action)
@@ -240,7 +245,8 @@ class LocalExecutor(Executor):
             return 0.0
         if self._server.pending or self._log.pending:
             return time.time() + 0.01
-        return self._deadlines[0][0] if self._deadlines else None
+        # Kept by the clock that nobody sets back.
+        return self._deadlines[0][0] - time.monotonic() + time.time() if self._deadlines else None
 
     def cancel(self, *, now: bool) -> None:
         """End every launch; those that have not started end at once."""
@@ -290,7 +296,7 @@ class LocalExecutor(Executor):
 
     def _ask_for(self, node: NodeState) -> None:
         """Ask the server for a process."""
-        node.asked = True
+        node.asked, node.log = True, self._logs
         launch = node.group.launch
         task = launch.coordinates
         if launch.gang:
@@ -320,6 +326,9 @@ class LocalExecutor(Executor):
             self._on_started(node, told.number, messages.unpack_time(told.payload)[0])
         elif told.kind == messages.ENDED:
             node.ended = (told.number, messages.unpack_time(told.payload)[0])
+            if not node.drained and node.log != self._logs:
+                # The order to drain may have gone to a log process that was dead already.
+                self._log.send(messages.DRAIN, node.number)
             if node.drained:
                 self._conclude(node, *node.ended, node.kill)
         elif told.kind == messages.REFUSED:
@@ -329,10 +338,11 @@ class LocalExecutor(Executor):
         if node.pid is not None:
             return
         node.pid = pid
+        self._alive += 1
         seconds = self._timeouts.get(node.group.launch.step)
         if seconds is not None and not node.marked:
             # Until the task says that its code begins, this is all that is known of when it did.
-            self._set_timeout(node, when + seconds + (FRESH_GRACE if node.fresh else 0.0))
+            self._set_timeout(node, seconds + (FRESH_GRACE if node.fresh else 0.0))
         if not node.group.started:
             node.group.started = True
             self._events.append(Started(node.group.launch, pid, when))
@@ -343,14 +353,16 @@ class LocalExecutor(Executor):
         """The machine has no more processes or descriptors to give: wait a little, for others to end."""
         node.refusals += 1
         node.asked = False
-        if node.kill is not None or node.refusals > len(_PAUSES):
+        # As long as other tasks run, they will give back what this one needs.
+        given_up = node.refusals > len(_PAUSES) and self._alive == 0
+        if node.kill is not None or given_up:
             if node.kill is None:
                 self.notices.append(f"{node.group.launch.ref}: no process could be started: {text}")
             self._conclude(node, None, time.time(), node.kill or "lost")
             return
         if node.refusals == 1:
             self.notices.append(f"no process can be started at the moment ({text}): trying again")
-        self._push(time.time() + _PAUSES[node.refusals - 1], node, "again")
+        self._push(_PAUSES[min(node.refusals, len(_PAUSES)) - 1], node, "again")
 
     def _from_log(self, told: Frame) -> None:
         if told.kind == messages.LINE:
@@ -382,7 +394,7 @@ class LocalExecutor(Executor):
             return
         node.marked = True
         if told.kind == messages.BEGAN:
-            self._set_timeout(node, messages.unpack_time(told.payload)[0] + seconds)
+            self._set_timeout(node, seconds)
         else:
             node.deadline = None
 
@@ -405,6 +417,7 @@ class LocalExecutor(Executor):
             return
         remove_file(node.parents_file)
         self._running -= 1
+        self._alive -= node.pid is not None
         group = node.group
         group.left -= 1
         group.ended = max(group.ended, when)
@@ -415,19 +428,21 @@ class LocalExecutor(Executor):
         if status != 0 and group.failure == 0 and group.reason is None and reason != "gang":
             group.failure, group.reason = status, reason
             if group.left:
-                self._push(time.time() + GANG_GRACE, node, "gang")
+                self._push(GANG_GRACE, node, "gang")
         if group.left == 0:
             self._events.append(Ended(group.launch, group.failure, group.ended, group.reason))
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    def _push(self, when: float, node: NodeState, action: str) -> None:
+    def _push(self, seconds: float, node: NodeState, action: str) -> float:
+        """Let something happen to a process after some seconds; return when, by the monotonic clock."""
         self._pushed += 1
+        when = time.monotonic() + seconds
         heapq.heappush(self._deadlines, (when, self._pushed, node, action))
+        return when
 
-    def _set_timeout(self, node: NodeState, end: float) -> None:
-        node.deadline = end + self._timeout_grace
-        self._push(node.deadline, node, "timeout")
+    def _set_timeout(self, node: NodeState, seconds: float) -> None:
+        node.deadline = self._push(seconds + self._timeout_grace, node, "timeout")
 
     def _at_deadline(self, when: float, node: NodeState, action: str) -> None:
         if action == "gang":
@@ -454,7 +469,7 @@ class LocalExecutor(Executor):
             return  # it is killed when it starts, or given up when its turn to be asked for comes again
         self._signal(node, signal.SIGTERM if gently else signal.SIGKILL)
         if gently:
-            self._push(time.time() + CANCEL_GRACE, node, "kill")
+            self._push(CANCEL_GRACE, node, "kill")
 
     def _signal(self, node: NodeState, signum: int) -> None:
         # The server knows whether the process has ended, so that no other one of that id is ever hit.
@@ -502,6 +517,7 @@ class LocalExecutor(Executor):
     def _replace_log(self) -> None:
         """The log process is gone: the server kept the pipes open and hands them to another one."""
         self._log.close()
+        self._logs += 1
         self.notices.append("the log process died: some lines may be missing from the logs of running tasks")
         self._start_log()
         for node in list(self._nodes.values()):

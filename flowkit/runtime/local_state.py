@@ -37,6 +37,7 @@ class NodeState:
         "group",
         "index",
         "kill",
+        "log",
         "marked",
         "number",
         "parents_file",
@@ -49,6 +50,7 @@ class NodeState:
         self.asked = False
         self.drained = False
         self.marked = False
+        self.log = 0
         self.group = group
         self.index = index
         self.pid: int | None = None

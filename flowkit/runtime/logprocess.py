@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -212,7 +213,13 @@ class LogProcess:
         if asked.kind == messages.TASK:
             started, rest = messages.unpack_time(asked.payload)
             folder, token = messages.unpack_task(rest)
-            pipes = [channel.descriptors.popleft(), channel.descriptors.popleft()]
+            pipes = [channel.descriptors.popleft() for _ in range(min(2, len(channel.descriptors)))]
+            if len(pipes) < 2:
+                # The server keeps below the limit of descriptors, so this takes somebody who lowers it meanwhile.
+                for pipe in pipes:
+                    os.close(pipe)
+                self._trouble(f"log lines are lost: {folder}: too many open files")
+                return
             log = self._logs[asked.task] = _Log(asked.task, asked.number, started, folder, token, pipes)
             for stream, pipe in enumerate(pipes):
                 os.set_blocking(pipe, False)
@@ -449,8 +456,6 @@ class LogProcess:
 
     def _raise_descriptor_limit(self) -> None:
         """Three descriptors for each running task may be more than the usual limit allows."""
-        import resource
-
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             try:

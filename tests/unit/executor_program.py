@@ -1,14 +1,16 @@
 """A program that carries out made-up steps with the real local executor (run by test_local_executor.py).
 
 ``python executor_program.py REQUEST`` takes a JSON object: ``launches`` (lists of step, index and number of gang
-nodes), ``config``, ``task_start``, ``cancel`` (after the first line of output: "gently" or "now") and ``stay`` (do not
-end).
+nodes), ``config``, ``task_start``, ``cancel`` (after the first line of output: "gently" or "now"), ``stay`` (never
+end), ``seed``, ``pause``, ``padding``, ``descriptors`` (their limit) and ``kill`` (seed, and which helpers to kill now and
+then).
 It prints one JSON line for each event.
 """
 
 import atexit
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -167,6 +169,13 @@ def chatter(config, launch, node):
     return 0
 
 
+def short(config, launch, node):
+    print("begin")
+    time.sleep(launch.coordinates.indices[0] % 7 * 0.002)
+    print("x" * 5000, file=sys.stderr)
+    return 0
+
+
 def draw(config, launch, node):
     import random
 
@@ -178,7 +187,32 @@ def carry_out(config, launch, node):
     return globals()[launch.step](config, launch, node)
 
 
+class Killer:
+    """Kills helpers of the executor at random moments."""
+
+    def __init__(self, executor, seed, helpers):
+        import random
+
+        self.executor, self.helpers, self.random, self.at = executor, helpers, random.Random(seed), 0.0
+
+    def strike(self):
+        if time.monotonic() < self.at:
+            return
+        self.at = time.monotonic() + self.random.random() * 0.08
+        helper = self.random.choice(self.helpers)
+        pid = self.executor._server_pid if helper == "server" else self.executor._log_pid
+        if helper == "server":
+            self.helpers = ["log"]
+        if pid:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
 def main(request):
+    if request.get("descriptors"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["descriptors"], request["descriptors"]))
     atexit.register(lambda: os.write(2, b"exit handler of the parent\n"))
     if request.get("seed") is not None:
         import random
@@ -197,11 +231,14 @@ def main(request):
     time.sleep(request.get("pause", 0))
     left = len(launches)
     asked = request.get("cancel")
+    killer = Killer(executor, *request["kill"]) if request.get("kill") else None
     while left or request.get("stay"):
         deadline = executor.next_deadline()
-        wait_for = 5.0 if deadline is None else max(0.0, deadline - time.time())
+        wait_for = 0.02 if request.get("kill") else 5.0 if deadline is None else max(0.0, deadline - time.time())
         time.sleep(request.get("pause", 0) / 100)
         select.select(executor.file_descriptors(), (), (), wait_for)
+        if killer is not None:
+            killer.strike()
         for event in executor.poll():
             told = {"step": event.launch.step, "index": event.launch.coordinates.indices[0]}
             if isinstance(event, Started):

@@ -273,6 +273,29 @@ def test_a_log_process_that_dies_is_replaced_and_no_task_notices(run):
     assert any("log process" in notice for notice in done.notices)
 
 
+@pytest.mark.parametrize("helpers", [["log"], ["log", "log", "server"]])
+def test_helpers_may_die_at_any_moment(run, helpers):
+    count = 40 if "server" in helpers else 120  # without the server each task is a fresh interpreter
+    done = run(*(["short", index, 0] for index in range(count)), kill=[len(helpers), helpers]).finish()
+    ends = [done.end("short", index) for index in range(count)]
+    assert set(ends) <= {(0, None), (None, "lost")}
+    assert ends.count((None, "lost")) <= (4 if "server" in helpers else 0)
+    begun = set()
+    for each in done.events[:-1]:
+        if each["event"] == "output":
+            assert each["index"] in begun
+        elif each["event"] == "started":
+            begun.add(each["index"])
+        else:
+            begun.remove(each["index"])
+
+
+def test_few_descriptors_mean_fewer_tasks_at_once(run):
+    done = run(*(["short", index, 0] for index in range(60)), config={"max_workers": 60}, descriptors=64).finish()
+    assert {done.end("short", index) for index in range(60)} == {(0, None)}
+    assert any("Too many open files" in notice for notice in done.notices)
+
+
 def test_a_killed_runtime_leaves_no_process(run):
     program = run("wait", ["wait", 1, 0], stay=True)
     tasks = program.until("output")["text"].split() + program.until("output")["text"].split()
