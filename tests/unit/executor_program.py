@@ -2,9 +2,8 @@
 
 ``python executor_program.py REQUEST`` takes a JSON object: ``launches`` (lists of step, index and number of gang
 nodes), ``config``, ``task_start``, ``cancel`` (after the first line of output: "gently" or "now"), ``stay`` (never
-end), ``seed``, ``pause``, ``padding``, ``descriptors`` (their limit) and ``kill`` (seed, and which helpers to kill now and
-then).
-It prints one JSON line for each event.
+end), ``seed``, ``pause``, ``padding``, ``descriptors`` (their limit) and ``kill`` (seed, and which helpers to kill now
+and then). It prints one JSON line for each event.
 """
 
 import atexit
