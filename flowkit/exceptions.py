@@ -272,11 +272,12 @@ def message_of(error: BaseException) -> str:
 
 
 def is_ours(file: str) -> bool:
-    """Whether a frame's file is flowkit's own (or Python's frozen import machinery), and nothing that a user wrote."""
+    """Whether a frame's file is flowkit's own, its pickler's or Python's import machinery, and not what a user wrote."""
     import os
 
     home = os.path.dirname(os.path.abspath(__file__))
-    return file.startswith((home + os.sep, os.path.join(os.path.dirname(home), "plugins") + os.sep, "<frozen "))
+    ours = (home + os.sep, os.path.join(os.path.dirname(home), "plugins") + os.sep, "<frozen ")
+    return file.startswith(ours) or file.endswith(os.path.join("cloudpickle", "cloudpickle.py"))
 
 
 def user_traceback(error: BaseException) -> str:
@@ -293,6 +294,10 @@ def user_traceback(error: BaseException) -> str:
         seen.add(id(part))
         part.stack[:] = [frame for frame in part.stack if not is_ours(frame.filename)]
         todo += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
+    cause = told.__cause__
+    if isinstance(error, FlowkitError) and cause is not None and not cause.stack and cause.__cause__ is None:
+        # An error of ours says what its cause was: one that was raised in no line of the user's adds nothing.
+        told.__cause__ = told.__context__ = None
     alone = not told.stack and told.__cause__ is None and told.__context__ is None
     return "".join(told.format_exception_only() if alone else told.format())
 
