@@ -136,6 +136,8 @@ class FlowSpec:
                 )
             if name in binding.step_names:
                 raise AttributeError(f"'{name}' is a step of the flow: give the artifact another name")
+            if name in _OWN_NAMES:
+                raise AttributeError(f"every flow has its own '{name}': give the artifact another name")
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -143,6 +145,8 @@ class FlowSpec:
         if name in INTERNAL or binding is None:
             object.__delattr__(self, name)
             return
+        if name in binding.constants or hasattr(getattr(type(self), name, None), "__delete__"):
+            raise AttributeError(f"'{name}' belongs to the flow's class and cannot be deleted in a step")
         known_before = binding.forget(name)
         if name in self.__dict__:
             object.__delattr__(self, name)
@@ -233,6 +237,10 @@ class FlowSpec:
             If the step is not a join, or both `include` and `exclude` are given.
         """
         merge(self, inputs, _names(exclude, "exclude"), _names(include, "include"))
+
+
+_OWN_NAMES = frozenset(name for name in vars(FlowSpec) if not name.startswith("_"))
+"""What the class gives every flow: ``next``, ``input`` and the like cannot be artifacts."""
 
 
 def _names(given: Iterable[str], option: str) -> list[str]:
