@@ -120,8 +120,8 @@ def _collect(
 
 
 def _artifacts(source: Any) -> Mapping[str, Artifact]:
-    binding = source.__dict__.get("_binding")
+    binding = getattr(source, "__dict__", {}).get("_binding")
     if binding is None:
-        raise TaskError("merge_artifacts takes the inputs of the join")
+        raise TaskError("merge_artifacts takes the inputs of the join", "self.merge_artifacts(inputs)")
     result: Mapping[str, Artifact] = binding.artifacts()
     return result
