@@ -125,7 +125,17 @@ def _begin(
     )
     runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, session.console)
     runtime.add_records(
-        [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, run.parameters.started, run.parameters.ended)]
+        [
+            TaskRecord(
+                definition.name,
+                run.record.run,
+                *PARAMETERS,
+                "succeeded",
+                0,
+                run.parameters.started,
+                run.parameters.ended,
+            )
+        ]
     )
     if plan is not None:
         from flowkit.runtime.clones import clone_records, write_clone_files

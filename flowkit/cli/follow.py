@@ -6,7 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from flowkit.cli.logs import Attempt, Printer, log_of
+from flowkit.cli.log_lines import Attempt, Printer, log_of
 from flowkit.cli.lookup import Place
 from flowkit.datastore.logs import Joiner, LogLine, follow_log
 from flowkit.datastore.storage import Storage

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from flowkit.cli.logs import stream_options
+from flowkit.cli.log_lines import stream_options
 from flowkit.cli.lookup import find, tasks_of
 from flowkit.cli.session import Session
 from flowkit.datastore.layout import log_file

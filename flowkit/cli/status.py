@@ -10,6 +10,7 @@ import click
 from flowkit.cli.lookup import Place, find_run, tasks_of
 from flowkit.cli.session import Session
 from flowkit.cli.table import duration, moment, one_line, table
+from flowkit.exceptions import NotFound
 from flowkit.metadata.records import FINAL, RunRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore, RunFilter
 
@@ -24,11 +25,17 @@ def command(session: Session) -> click.Command:
     """Make the command."""
 
     def callback(run: str | None, limit: int, json: bool) -> int:
-        storage = session.storage()
+        try:
+            storage = session.storage()
+        except NotFound:
+            if run is not None or session.root is not None:
+                raise
+            _show_runs(session, [], json)  # nothing has run yet, which is no mistake
+            return 0
         store = session.metadata_store(storage)
         try:
             if run is None:
-                _runs(session, store, limit, json)
+                _show_runs(session, store.runs(session.definition.name, RunFilter(limit=limit)), json)
             else:
                 _one(session, storage, store, find_run(session, store, run), json)
         finally:
@@ -48,8 +55,7 @@ def command(session: Session) -> click.Command:
     )
 
 
-def _runs(session: Session, store: MetadataStore, limit: int, json: bool) -> None:
-    runs = store.runs(session.definition.name, RunFilter(limit=limit))
+def _show_runs(session: Session, runs: list[RunRecord], json: bool) -> None:
     if json:
         session.console.json([plain_run(run) for run in runs])
         return

@@ -58,6 +58,15 @@ if __name__ == "__main__":
 '''
 
 
+def test_status_before_anything_has_run(workspace):
+    workspace.write("flow.py", FLOW)
+    nothing = workspace.run("status", check=True)
+    assert nothing.stdout == ""
+    assert "LookFlow has no runs here" in nothing.stderr
+    assert json.loads(workspace.run("status", "--json", check=True).stdout) == []
+    workspace.run("status", "1", check=4)
+
+
 @pytest.fixture
 def failed(workspace):
     workspace.write("flow.py", FLOW)

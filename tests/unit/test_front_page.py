@@ -14,7 +14,7 @@ import flowkit
 
 def _told_to_type_checkers() -> dict[str, str]:
     tree = ast.parse(Path(flowkit.__file__).read_text(encoding="utf-8"))
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     return {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
