@@ -78,7 +78,8 @@ def _group(session: Session) -> LazyGroup:
     params: list[click.Parameter] = [
         click.Option(["--quiet/--not-quiet", "-q/ "], default=False, help="Say less."),
         click.Option(["--metadata"], default=configured.metadata, help="The metadata store: local."),
-        click.Option(["--datastore"], default=None, help="The kind of datastore: local."),
+        # FLOWKIT_DATASTORE is the setting of that name: where, not of which kind.
+        click.Option(["--datastore"], default=None, allow_from_autoenv=False, help="The kind of datastore: local."),
         click.Option(["--datastore-root"], default=None, help="Where the datastore is. Default: the nearest .flowkit."),
         click.Option(["--with", "decospecs"], multiple=True, help="Give every step a decorator: name:attribute=value."),
         click.Option(["--pylint/--no-pylint"], default=True, hidden=True, expose_value=False),

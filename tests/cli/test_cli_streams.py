@@ -127,6 +127,7 @@ def test_options_can_come_from_the_environment(flow):
     flow.run("run", env=env, check=True)
     assert (flow.path / "id").read_text() == "1"
     assert "n = 7\n" in flow.run("--datastore-root", "there", "dump", "1/start").stdout
+    assert "n = 7\n" in flow.run("dump", "1/start", env={"FLOWKIT_DATASTORE": "there"}).stdout
 
 
 def test_variables_of_metaflow_are_pointed_at(flow):
