@@ -272,7 +272,7 @@ def message_of(error: BaseException) -> str:
 
 
 def is_ours(file: str) -> bool:
-    """Whether a frame's file is flowkit's own, its pickler's or Python's import machinery, and not what a user wrote."""
+    """Whether a frame's file is flowkit's own, its pickler's or the import machinery, and not what a user wrote."""
     import os
 
     home = os.path.dirname(os.path.abspath(__file__))
