@@ -101,11 +101,14 @@ class Console:
         """A task wrote a line."""
         self._line(text, task, None, when)
 
-    def task_succeeded(self, task: TaskRef, width: int | None) -> None:
+    def task_succeeded(self, task: TaskRef, width: int | None, caught: str | None) -> None:
         """A task has a result."""
         if width is not None:
             self._line(f"Foreach yields {width:,} child steps.", task)
-        self._line("Task finished successfully.", task)
+        if caught is None:
+            self._line("Task finished successfully.", task)
+        else:
+            self._line(f"Task finished: the step failed, and @catch kept the {caught.rpartition('.')[2]}.", task)
 
     def task_failed(self, task: TaskRef, failure: Failure, retry_in: float | None, again: str | None) -> None:
         """An attempt failed."""

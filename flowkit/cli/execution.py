@@ -146,8 +146,8 @@ def _begin(
             session.console.cloned(step, len(tasks))
     config = task_config(storage, definition, run.parameters)
     executor.configure({**config, **_executor_config(session, options, storage, run.record.run, attempts)})
-    for notice in executor.notices:
-        session.console.notice(notice)
+    while executor.notices:
+        session.console.notice(executor.notices.pop(0))
     return runtime
 
 
@@ -168,6 +168,7 @@ def _executor_config(
 
 
 def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:
+    from flowkit.model import flowspec
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.task import run_attempt
 
@@ -175,6 +176,7 @@ def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInte
         functools.partial(run_attempt, session.definition),
         spawn,
         task_start=options["task_start"] or settings().task_start,
+        random_before=flowspec.RANDOM_BEFORE,
         warm=_import_what_tasks_need,
     )
 

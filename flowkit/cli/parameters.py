@@ -30,8 +30,27 @@ def _option(parameter: Parameter) -> click.Parameter:
         type=str,
         envvar=f"FLOWKIT_RUN_{parameter.name.upper().replace('-', '_')}",
         help=_help(parameter),
-        metavar=parameter.type_name.upper().replace(" ", "-"),
+        metavar=_metavar(parameter),
     )
+
+
+def _metavar(parameter: Parameter) -> str:
+    """Return what stands for the value in the help: its choices, or its type as click names it."""
+    kind = parameter.type
+    if isinstance(kind, (list, tuple)):
+        return f"[{'|'.join(map(str, kind))}]"
+    if isinstance(kind, type) and hasattr(kind, "__members__"):
+        return f"[{'|'.join(kind.__members__)}]"
+    if parameter.separator is not None:
+        return parameter.separator.join(("TEXT", "TEXT", "…"))
+    known = {
+        "text": "TEXT",
+        "a whole number": "INTEGER",
+        "a number": "FLOAT",
+        "true or false": "BOOLEAN",
+        "a path": "FILE",
+    }
+    return known.get(parameter.type_name) or parameter.type_name.upper().replace(" ", "-")
 
 
 def _help(parameter: Parameter) -> str:

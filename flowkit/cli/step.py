@@ -12,6 +12,7 @@ import click
 
 from flowkit.cli.session import Session
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
+from flowkit.settings import environment
 
 
 def command(session: Session) -> click.Command:
@@ -50,9 +51,11 @@ def _run_step(
     from flowkit.decorators.attach import restore_flow
     from flowkit.model.coordinates import Coordinates, TaskRef
     from flowkit.model.launch import Launch, parse_spans
+    from flowkit.runtime import streams
     from flowkit.runtime.start import PARAMETERS, task_config
     from flowkit.runtime.task import run_attempt
 
+    streams.adopt(environment())
     graph = session.definition.graph
     if name not in graph.nodes:
         raise UsageError(f"{graph.flow} has no step '{name}'", did_you_mean(name, graph.nodes))

@@ -16,6 +16,8 @@ from flowkit.model.manifest import Artifact
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+RANDOM_BEFORE = sys.modules["random"].getstate() if "random" in sys.modules else None
+"""The state of Python's random numbers before the flow's own code: it tells whether that code seeds them."""
 INTERNAL = frozenset({"_binding"})
 """Instance attributes that are no artifacts."""
 

@@ -23,10 +23,12 @@ def write_clone_files(storage: Storage, flow: str, run: str, plan: Plan) -> None
 
 
 def clone_records(flow: str, run: str, plan: Plan) -> list[TaskRecord]:
-    """Return the records of the cloned tasks of a new run."""
+    """Return the records of the cloned tasks of a new run, its steps some microseconds apart: steps are listed in
+    the order in which they began."""
     now = time.time()
     return [
-        TaskRecord(flow, run, step, task, "succeeded", 0, now, now, None, f"{origin}/{step}/{task}")
-        for step, tasks in plan.clones.items()
+        TaskRecord(flow, run, step, task, "succeeded", 0, when, when, None, f"{origin}/{step}/{task}")
+        for place, (step, tasks) in enumerate(plan.clones.items(), 1 - len(plan.clones))
+        for when in (now + place * 2e-6,)
         for task, origin in tasks.items()
     ]

@@ -59,6 +59,8 @@ class Executor(ABC):
     """Carries launches out."""
 
     name: str
+    notices: list[str]
+    """What the user should be told, in one line each; whoever tells it empties the list."""
 
     @abstractmethod
     def capacity(self) -> int | None:

@@ -32,6 +32,8 @@ PARTIAL_SECONDS = 1.0
 """Seconds after which the beginning of a line is written although its end has not come."""
 SCREEN_BUFFER = 4 << 20
 """Bytes that may wait for the runtime before lines are left out of the screen."""
+MASK = b"***"
+"""What stands for a secret."""
 _READ = 1 << 17
 _DRAIN = 2 << 20
 _LINGER = 2.0
@@ -67,6 +69,7 @@ class _Log:
         "partial",
         "pid",
         "pipes",
+        "secrets",
         "size",
         "started",
         "token",
@@ -89,6 +92,7 @@ class _Log:
         self.lost = 0
         self.dropped = 0
         self.ended = False
+        self.secrets: list[bytes] = []
 
     def segments(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Take what came through stdout's pipe apart: stream (or -1 for a mark without text) and bytes."""
@@ -115,9 +119,18 @@ class _Log:
                 return
             if kind == streams.ERR:
                 yield 1, data[text : text + length]
+            elif kind == streams.SECRET:
+                # The longest first: a secret may hold another one.
+                self.secrets = sorted({*self.secrets, data[text : text + length]}, key=len, reverse=True)
             else:
                 yield -1, kind
             start = text + length
+
+    def masked(self, text: bytes) -> bytes:
+        """Return the text without the task's secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, MASK)
+        return text
 
 
 def _overlap(data: bytes, start: int, token: bytes) -> int:
@@ -306,7 +319,8 @@ class LogProcess:
                 whole[0] = bytes(partial) + whole[0]
                 partial.clear()
                 self._partials.pop((log.number, stream), None)
-            for text in whole:
+            for line in whole:
+                text = log.masked(line)
                 while len(text) > LONGEST_PIECE:
                     lines.append((stream, text[:LONGEST_PIECE], True))
                     text = text[LONGEST_PIECE:]
@@ -315,7 +329,11 @@ class LogProcess:
             if not partial:
                 self._partials[log.number, stream] = time.monotonic() + PARTIAL_SECONDS
             partial += rest
-            while len(partial) > LONGEST_PIECE:
+            if log.secrets and len(partial) > LONGEST_PIECE:
+                partial[:] = log.masked(bytes(partial))
+            # What may be the beginning of a secret waits for its end.
+            kept = len(log.secrets[0]) if log.secrets else 0
+            while len(partial) > LONGEST_PIECE + kept:
                 lines.append((stream, bytes(partial[:LONGEST_PIECE]), True))
                 del partial[:LONGEST_PIECE]
 
@@ -330,7 +348,7 @@ class LogProcess:
         self._partials.pop((log.number, stream), None)
         partial = log.partial[stream]
         if partial:
-            text = bytes(partial)
+            text = log.masked(bytes(partial))
             partial.clear()
             if not log.cut:
                 self._keep(log, [(stream, text, True)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
+from flowkit.runtime import streams
+
 MASK = "***"
 _SHORTEST = 3
 """Shorter values are not hidden: they would turn ordinary text into stars."""
@@ -15,12 +17,15 @@ class Redactor:
 
     def __init__(self) -> None:
         self.values: list[str] = []
+        self._wrapped = False
 
     def hide(self, value: str) -> None:
         """Hide a value from now on, on stdout and stderr too."""
         if len(value) < _SHORTEST or value in self.values:
             return
-        if not self.values:
+        # The log process masks what other programs print, too; without one (a container), only Python's streams are.
+        if not all([streams.hide(line) for line in value.splitlines() if line]) and not self._wrapped:
+            self._wrapped = True
             sys.stdout = _RedactedStream(sys.stdout, self)
             sys.stderr = _RedactedStream(sys.stderr, self)
         self.values.append(value)

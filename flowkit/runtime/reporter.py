@@ -20,8 +20,12 @@ class Reporter(Protocol):
     def line(self, task: TaskRef, stream: str, text: str, when: float) -> None:
         """A task wrote a line to its ``out`` or ``err``."""
 
-    def task_succeeded(self, task: TaskRef, width: int | None) -> None:
-        """A task has a committed result; `width` is the number of children that its foreach starts."""
+    def task_succeeded(self, task: TaskRef, width: int | None, caught: str | None) -> None:
+        """A task has a committed result.
+
+        `width` is the number of children that its foreach starts; `caught` is the class of the exception that
+        ``@catch`` kept, for a step that failed and without which the flow goes on.
+        """
 
     def task_failed(self, task: TaskRef, failure: Failure, retry_in: float | None, again: str | None) -> None:
         """An attempt failed.

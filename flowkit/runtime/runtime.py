@@ -97,6 +97,8 @@ class Runtime:
                 for executor in self.executors.values():
                     for event in executor.poll():
                         self._take_event(event)
+                    while executor.notices:
+                        self.reporter.notice(executor.notices.pop(0))
                 if self.scheduler.should_cancel and self._stopping is None:
                     self._stop("another task failed", now=False)
                 self._look_around()
@@ -173,7 +175,9 @@ class Runtime:
         if manifest is not None:
             for ref in _nodes(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
-            self.reporter.task_succeeded(launch.ref, manifest.transition.width)
+            caught = manifest.extra.get("catch")
+            kept = str(caught.get("type")) if isinstance(caught, dict) else None
+            self.reporter.task_succeeded(launch.ref, manifest.transition.width, kept)
             self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, event.when))
             return
         failure = self._failure(event)

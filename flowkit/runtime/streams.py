@@ -19,7 +19,7 @@ TOKEN_SIZE = 16
 """Bytes of the random token that begins a mark."""
 VARIABLE = "FLOWKIT_TASK_STREAM"
 """Environment variable that gives a fresh interpreter its token."""
-ERR, BEGAN, FINISHED = b"e", b"b", b"f"
+ERR, BEGAN, FINISHED, SECRET = b"e", b"b", b"f", b"s"
 _HEAD = struct.Struct("<cH")
 HEAD_SIZE = TOKEN_SIZE + _HEAD.size
 # A write of at most PIPE_BUF bytes is never mixed with another process's.
@@ -72,6 +72,28 @@ def code_began() -> None:
 def code_finished() -> None:
     """Tell the runtime that the user's code is over: storing its results has no hard timeout."""
     _tell(FINISHED)
+
+
+def hide(secret: str) -> bool:
+    """Have the log process mask a value in all that this task and its children print from now on.
+
+    Returns
+    -------
+    bool
+        False where there is no log process: then nothing is masked.
+    """
+    if _mark is None:
+        return False
+    flush()
+    channel, token = _mark
+    value = secret.encode("utf-8", "backslashreplace")
+    if len(value) > _ROOM:
+        return False
+    try:
+        _write(channel, token + _HEAD.pack(SECRET, len(value)) + value)
+    except OSError:
+        return False
+    return True
 
 
 def flush() -> None:

@@ -160,7 +160,7 @@ class _Attempt:
         if isinstance(error, KeyboardInterrupt):
             hidden = type(hidden).from_json({**hidden.to_json(), "kind": "cancelled", "message": "interrupted"})
         if hidden.traceback:
-            sys.stderr.write(hidden.traceback)
+            _tell(hidden.traceback)
         write_failure(self.storage, self.flow_name, self.run_id, self.launch.step, self.task, hidden)
 
     # -- what goes in ---------------------------------------------------------------------------------------------
@@ -382,10 +382,22 @@ class _Attempt:
                 self.launch.gang,
             )
         if not write_manifest(self.storage, manifest):
-            sys.stderr.write("Another attempt of this task has committed its result already; this one is dropped.\n")
+            _tell("Another attempt of this task has committed its result already; this one is dropped.\n")
             return
         if manifest.gang:
             publish(self.storage, manifest)
+
+
+def _tell(text: str) -> None:
+    """Write to the task's stderr; a step may have closed it."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        try:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # nobody is left to tell; the failure is recorded all the same
 
 
 def _tempdir() -> str:
