@@ -188,7 +188,7 @@ def test_flows_newest_first_and_by_namespace(store: MetadataStore) -> None:
 def test_a_run_without_a_sign_of_life_is_shown_as_lost(store: MetadataStore) -> None:
     store.write(
         [
-            run("1", state="running", heartbeat=NOW, host="elsewhere"),
+            run("1", state="running", heartbeat=time.time(), host="elsewhere"),
             run("2", state="running", heartbeat=NOW - HEARTBEAT_LIMIT - 5, host="elsewhere"),
             run("3", state="pending", created=NOW - HEARTBEAT_LIMIT - 5),
             run("4", state="lost", reason="given up"),
