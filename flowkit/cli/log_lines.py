@@ -27,6 +27,11 @@ def stream_options(what: str) -> list[click.Parameter]:
     ]
 
 
+def one_stream(chosen: object) -> str | None:
+    """Return ``out`` or ``err`` where one of them was chosen; None for both (click 8.1 gives False for no choice)."""
+    return chosen if isinstance(chosen, str) and chosen in ("out", "err") else None
+
+
 class Printer:
     """Prints lines of logs.
 

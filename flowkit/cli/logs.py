@@ -7,7 +7,7 @@ from itertools import chain, islice
 import click
 
 from flowkit.cli.group import Group
-from flowkit.cli.log_lines import Printer, last_lines, log_of, stream_options
+from flowkit.cli.log_lines import Printer, last_lines, log_of, one_stream, stream_options
 from flowkit.cli.lookup import Place, find, tasks_of
 from flowkit.cli.session import Session
 from flowkit.datastore.logs import joined, read_log
@@ -37,7 +37,7 @@ def _show_command(session: Session) -> click.Command:
     def callback(
         path: str | None, stream: str | None, attempt: int | None, timestamps: bool, follow: bool, tail: int | None
     ) -> int:
-        _show(session, path, None if stream == "both" else stream, attempt, timestamps, follow, tail)
+        _show(session, path, one_stream(stream), attempt, timestamps, follow, tail)
         return 0
 
     params: list[click.Parameter] = [

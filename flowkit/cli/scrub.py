@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from flowkit.cli.log_lines import stream_options
+from flowkit.cli.log_lines import one_stream, stream_options
 from flowkit.cli.lookup import find, tasks_of
 from flowkit.cli.session import Session
 from flowkit.datastore.layout import log_file
@@ -21,7 +21,7 @@ def command(session: Session) -> click.Command:
     """Make the command."""
 
     def callback(path: str, stream: str | None, attempt: int | None, latest: bool, include_not_done: bool) -> int:
-        _scrub(session, path, None if stream == "both" else stream, attempt, latest, include_not_done)
+        _scrub(session, path, one_stream(stream), attempt, latest, include_not_done)
         return 0
 
     params: list[click.Parameter] = [
