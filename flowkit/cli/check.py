@@ -13,28 +13,39 @@ from flowkit.exceptions import FlowInvalid, Problem
 def command(session: Session) -> click.Command:
     """Make the command."""
 
-    def callback(warnings: bool = False, json: bool = False) -> int:
-        return _check(session, json)
+    def callback(warnings: bool = True, json: bool = False) -> int:
+        return _check(session, warnings, json)
 
     params: list[click.Parameter] = [
-        click.Option(["--warnings/--no-warnings"], default=False, hidden=True),
+        click.Option(
+            ["--warnings/--no-warnings"],
+            default=True,
+            show_default=True,
+            help="Tell also what looks like a mistake: artifacts that are read and that no path sets.",
+        ),
         click.Option(["--json"], is_flag=True, help="Print the problems as JSON."),
     ]
     return click.Command("check", callback=callback, params=params, help="Look for mistakes in the flow.")
 
 
-def _check(session: Session, json: bool) -> int:
+def _check(session: Session, warnings: bool, json: bool) -> int:
+    console = session.console
     try:
         session.prepare()
     except FlowInvalid as error:
         if not json:
             raise
-        session.console.json({"valid": False, "problems": [_plain(problem) for problem in error.problems]})
+        console.json({"valid": False, "problems": [_plain(problem) for problem in error.problems], "warnings": []})
         return error.exit_code
+    found = session.warnings() if warnings else []
     if json:
-        session.console.json({"valid": True, "problems": []})
-    else:
-        session.console.say(f"{session.definition.name} looks good: {len(session.definition.steps)} steps.")
+        console.json({"valid": True, "problems": [], "warnings": [_plain(problem) for problem in found]})
+        return 0
+    for problem in found:
+        console.warn(f"Warning: {problem}")
+    steps = len(session.definition.steps)
+    verdict = f"can run, with {len(found)} warning{'s' * (len(found) > 1)}" if found else "looks good"
+    console.say(f"{session.definition.name} {verdict}: {steps} step{'s' * (steps != 1)}.")
     return 0
 
 

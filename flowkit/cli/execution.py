@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from flowkit.runtime.resume import Plan
     from flowkit.runtime.runtime import Runtime
 
+_MOST_WARNINGS = 20
+"""How many warnings about the flow are told when a run starts; `check` tells all."""
+
 
 def run_options(session: Session) -> list[click.Parameter]:
     """Return the options that ``run`` and ``resume`` share: those of the run, then the flow's parameters."""
@@ -65,6 +68,7 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
     if options["fail_fast"] and options["keep_going"]:
         raise UsageError("--fail-fast and --keep-going exclude each other")
     session.prepare(tuple(options["decospecs"]))
+    _warn(session)
     tags = _checked_tags(options["tags"])
     _check_files(options)
     given = read_given(session.definition, options)
@@ -79,6 +83,19 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
     finally:
         executor.close()
     return _last_words(session, runtime, state, time.time() - started, options)
+
+
+def _warn(session: Session) -> None:
+    """Tell what looks like a mistake in the flow, a line each."""
+    try:
+        found = session.warnings()
+    except Exception as error:  # the border to advice: a defect in it must not keep a flow from running
+        session.console.warn(f"Note: the artifacts of the steps were not checked ({type(error).__name__}: {error}).")
+        return
+    for problem in found[:_MOST_WARNINGS]:
+        session.console.warn(f"Warning: {problem._replace(hint=None)}" + (f" ({problem.hint})" if problem.hint else ""))
+    if len(found) > _MOST_WARNINGS:
+        session.console.warn(f"… and {len(found) - _MOST_WARNINGS:,} more warnings: python {session.script} check")
 
 
 def _begin(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowkit.cli.console import Console
-from flowkit.exceptions import FlowInvalid, StoreError
+from flowkit.exceptions import FlowInvalid, Problem, StoreError
 from flowkit.model.definition import FlowDefinition
 from flowkit.settings import settings, user_name
 
@@ -80,6 +80,12 @@ class Session:
         problems += configure_all(self.definition, self.options)
         if problems:
             raise FlowInvalid(problems)
+
+    def warnings(self) -> list[Problem]:
+        """Return what looks like a mistake in the flow and does not keep it from running; after `prepare`."""
+        from flowkit.model.dataflow import undefined_reads
+
+        return undefined_reads(self.definition)
 
     @property
     def user(self) -> str:

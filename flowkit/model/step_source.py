@@ -66,13 +66,28 @@ def find_sources(functions: Iterable[FunctionType]) -> dict[CodeType, StepSource
     return found
 
 
+_parsed: dict[str, tuple[list[str], ast.Module]] = {}
+"""What was parsed, by file, until `forget_sources`: the lines, which tell whether the file is still the same."""
+
+
+def forget_sources() -> None:
+    """Give back the memory of the files that were parsed: nobody is going to ask for more of their functions."""
+    _parsed.clear()
+
+
 def _parse(file: str, module_globals: dict[str, Any]) -> ast.Module | None:
     linecache.checkcache(file)
     lines = linecache.getlines(file, module_globals)
+    known = _parsed.get(file)
+    if known is not None and known[0] is lines:
+        return known[1]
     try:
-        return ast.parse("".join(lines)) if lines else None
+        tree = ast.parse("".join(lines)) if lines else None
     except (SyntaxError, ValueError):
         return None
+    if tree is not None:
+        _parsed[file] = (lines, tree)
+    return tree
 
 
 def _functions(tree: ast.Module, wanted: list[int]) -> Iterator[StepSource]:

@@ -60,7 +60,7 @@ def test_data_goes_to_stdout_and_talk_to_stderr(flow):
     assert "StreamFlow looks good: 2 steps." in flow.run(check=True).stderr, "no command: check"
     assert flow.run("output-dot").stdout.startswith("digraph")
     assert set(json.loads(flow.run("output-raw", "--json").stdout)["steps"]) == {"start", "end"}
-    assert json.loads(flow.run("check", "--json").stdout) == {"valid": True, "problems": []}
+    assert json.loads(flow.run("check", "--json").stdout) == {"valid": True, "problems": [], "warnings": []}
     assert [row["action"] for row in json.loads(flow.run("resume", "--plan", "--json").stdout)["plan"]] == ["clone"] * 2
     version = flow.run("version", check=True)
     assert version.stdout.count("\n") == 1
