@@ -9,6 +9,7 @@ from flowkit.datastore.artifacts import ArtifactSet, read_item
 from flowkit.datastore.blobs import Blobs
 from flowkit.exceptions import InvalidNext, TaskError, did_you_mean
 from flowkit.model.definition import FlowDefinition
+from flowkit.model.flowspec import INTERNAL
 from flowkit.model.graph import Node
 from flowkit.model.manifest import Artifact
 from flowkit.model.next import Next, calling_line, read_next
@@ -47,6 +48,11 @@ class Binding:
         What the task inherited: for a join only parameters and constants.
     foreach : Foreach
         The enclosing foreaches.
+
+    Attributes
+    ----------
+    own : mapping of str to object
+        The attributes of the flow object that it stands behind, for hints.
     """
 
     def __init__(self, definition: FlowDefinition, node: Node, artifacts: ArtifactSet, foreach: Foreach) -> None:
@@ -63,6 +69,7 @@ class Binding:
         self.absent: set[str] = set()
         self.parameters_read: set[str] = set()
         self._parameters: dict[str, Any] = {}
+        self.own: Mapping[str, Any] = {}
 
     def load(self, name: str) -> Any:
         """Return an artifact's value."""
@@ -123,7 +130,8 @@ class Binding:
 
     def _missing(self, name: str) -> str:
         text = f"step '{self.step_name}' has no artifact '{name}'"
-        hint = did_you_mean(name, [*self.set.inherited, *self.definition.parameters])
+        known = {*self.own, *self.set.inherited, *self.definition.parameters} - self.deleted - INTERNAL
+        hint = did_you_mean(name, known)
         if hint:
             return f"{text} ({hint})"
         if self.is_join:
