@@ -110,6 +110,7 @@ class _Attempt:
         )
         flow: Any = object.__new__(self.definition.cls)
         object.__setattr__(flow, "_binding", binding)
+        binding.own = flow.__dict__
         if self.node.is_join:
             self.inputs = self._open_inputs()
         self._enter_context()
@@ -298,8 +299,8 @@ class _Attempt:
     # -- what comes out -------------------------------------------------------------------------------------------
 
     def _finish(self, flow: Any, binding: Binding, frames: tuple[Frame, ...]) -> Manifest:
+        transition = self._transition(flow, binding.next)  # first: it turns an iterator into the list of its items
         values = {name: value for name, value in flow.__dict__.items() if name != "_binding"}
-        transition = self._transition(flow, binding.next)
         artifacts = binding.set.finish(values, binding.deleted)
         if self.redactor.values:
             artifacts = {name: self._redacted(artifact) for name, artifact in artifacts.items()}
