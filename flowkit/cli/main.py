@@ -105,7 +105,7 @@ def _group(session: Session) -> LazyGroup:
         session.options = values
         ctx = click.get_current_context()
         if ctx.invoked_subcommand not in (None, *HIDDEN, "version", "help"):
-            _greet(session)
+            _greet(session, runs=ctx.invoked_subcommand in ("run", "resume"))
         if ctx.invoked_subcommand is None:
             command = group.get_command(ctx, "check")
             assert command is not None
@@ -134,8 +134,9 @@ def _root(datastore: str | None) -> str | None:
     raise UsageError(f"--datastore {datastore} does not say where it is", "add --datastore-root")
 
 
-def _greet(session: Session) -> None:
-    session.console.say(f"flowkit {__version__} executing {session.definition.name} for user:{session.user}")
+def _greet(session: Session, *, runs: bool) -> None:
+    if runs:
+        session.console.say(f"flowkit {__version__} executing {session.definition.name} for user:{session.user}")
     foreign = foreign_variables()
     if foreign:
         pairs = ", ".join(f"{theirs} (here: {ours})" for theirs, ours in foreign[:5])
