@@ -31,10 +31,14 @@ help:
 demo: $(DEMO)/package.stamp
 	$(DEMO)/bin/python tutorials/03-digits/flow.py run
 	@echo
-	@echo "To look at the result:"
-	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py status        every run and how it ended"
-	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py show          the steps of the flow"
-	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py resume        run it again from where it broke"
+	@echo "The result, by a script of a few lines (tutorials/03-digits/look.py):"
+	$(DEMO)/bin/python tutorials/03-digits/look.py
+	@echo
+	@echo "To look further:"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py status         every run and how it ended"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py show           the steps of the flow"
+	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py dump 1/end     what run 1 left behind"
+	@echo "    tutorials/03-digits/README.md                                    what it teaches, and what to try next"
 
 test: $(VENV)/package.stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
