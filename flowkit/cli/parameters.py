@@ -106,6 +106,7 @@ def with_defaults(
             try:
                 values[name] = parameter.resolve_default(context)
             except UsageError as error:
+                error.where = error.where or parameter.location
                 wrong.append(error)
                 continue
             if values[name] is None and parameter.required:

@@ -111,7 +111,9 @@ class Parameter:
         self.required = bool(required)
         self.show_default = show_default
         self.separator = separator
-        self.type = _infer(default) if type is None else type
+        if type is None:
+            type = str if separator is not None else _infer(default)
+        self.type = type
         try:
             self._check(unknown)
         except UsageError as error:
@@ -200,7 +202,10 @@ class Parameter:
         if value is None:
             return None
         if isinstance(value, str) and (self.separator is not None or self.type is not str):
-            return self.parse(value)
+            try:
+                return self.parse(value)
+            except UsageError as error:
+                raise self._wrong(value, "its default is", error.hint) from None
         if self.separator is not None or isinstance(self.type, JSONTypeClass):
             return list(value) if isinstance(value, tuple) else value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
