@@ -7,16 +7,21 @@ terminal. A closed pipe (``| head``) ends the printing, never the run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
+from flowkit.cli.terminal import Part, Terminal, terminal_of
 from flowkit.exceptions import FlowkitError
 from flowkit.model.coordinates import TaskRef
-from flowkit.model.manifest import Failure
-from flowkit.settings import variable
+from flowkit.model.manifest import Failure, Manifest
+
+if TYPE_CHECKING:
+    from flowkit.runtime.decisions import Counts
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ESCAPE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-_])")
@@ -27,6 +32,16 @@ def clean(text: str) -> str:
     if text.isprintable():
         return text
     return _CONTROL.sub("�", _ESCAPE.sub("", text))
+
+
+class Display(Protocol):
+    """Something that stays at the bottom of the terminal (`flowkit.cli.live`)."""
+
+    def above(self, text: str) -> None:
+        """Show lines above it."""
+
+    def close(self) -> None:
+        """Leave the terminal."""
 
 
 class Console:
@@ -45,6 +60,8 @@ class Console:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
         self._closed: set[int] = set()
+        self._display: Display | None = None
+        self._terminal: Terminal | None = None
 
     # -- what any command says --------------------------------------------------------------------------------
 
@@ -101,14 +118,15 @@ class Console:
         """A task wrote a line."""
         self._line(text, task, None, when)
 
-    def task_succeeded(self, task: TaskRef, width: int | None, caught: str | None) -> None:
+    def task_succeeded(self, task: TaskRef, manifest: Manifest) -> None:
         """A task has a result."""
+        width, caught = manifest.transition.width, caught_by(manifest)
         if width is not None:
             self._line(f"Foreach yields {width:,} child steps.", task)
         if caught is None:
             self._line("Task finished successfully.", task)
         else:
-            self._line(f"Task finished: the step failed, and @catch kept the {caught.rpartition('.')[2]}.", task)
+            self._line(f"Task finished: the step failed, and @catch kept the {caught}.", task)
 
     def task_failed(self, task: TaskRef, failure: Failure, retry_in: float | None, again: str | None) -> None:
         """An attempt failed."""
@@ -128,9 +146,18 @@ class Console:
         """Something that the user should know."""
         self._line(text)
 
-    def run_line(self, text: str) -> None:
-        """Print one more line of the run."""
-        self._line(text)
+    def turn(self, counts: Callable[[], Mapping[str, Counts]]) -> float | None:
+        """Return None: lines are printed at once."""
+        return None
+
+    def run_ended(self, state: str, reason: str | None, seconds: float, counts: Mapping[str, Counts]) -> None:
+        """The run is over."""
+        if state == "succeeded":
+            self._line(f"Done! ({seconds:.1f} s)")
+        elif state == "cancelled":
+            self._line(f"The run was {reason or 'cancelled'}.")
+        else:
+            self._line("Workflow failed.")
 
     def _line(self, text: str, task: TaskRef | None = None, pid: int | None = None, when: float | None = None) -> None:
         if self.quiet and task is None:
@@ -140,32 +167,103 @@ class Console:
         where = f" [{task}{f' (pid {pid})' if pid else ''}]" if task else ""
         self._write(self._out, f"{stamp}{where} {clean(text)}\n")
 
+    # -- a terminal ---------------------------------------------------------------------------------------------
+
+    @property
+    def terminal(self) -> Terminal:
+        """What stdout can show."""
+        if self._terminal is None:
+            self._terminal = terminal_of(self._out)
+        return self._terminal
+
+    def paint(self, text: str, style: str) -> str:
+        """Return a text in a style, for `data`; as it is where stdout takes no colours."""
+        return self.terminal.paint(text, style)
+
+    def lines(self, lines: Iterable[Sequence[Part]]) -> None:
+        """Print lines of parts, no wider than the terminal."""
+        width = self.terminal.size()[0] - 1
+        self.data("\n".join(self.terminal.line(parts, width) for parts in lines))
+
+    def attach(self, display: Display) -> None:
+        """Let a display have the terminal: what is printed meanwhile goes above it."""
+        self.flush()
+        self._display = display
+
+    def release(self) -> None:
+        """Take the display away, if there is one: print as usual again."""
+        if self._display is not None:
+            display, self._display = self._display, None
+            display.close()
+
+    def put(self, text: str) -> None:
+        """Write what a display draws, as it is."""
+        self._put(self._out, text)
+
+    def ready(self) -> bool:
+        """Whether stdout takes something now; a terminal that was stopped by Ctrl-S does not."""
+        import select
+
+        if not self.listening:
+            return True
+        try:
+            poller = select.poll()
+            poller.register(self._out.fileno(), select.POLLOUT)
+            return bool(poller.poll(0))
+        except (OSError, ValueError):
+            return True
+
+    @contextlib.contextmanager
+    def paged(self) -> Iterator[None]:
+        """Show `data` in the user's pager where stdout is a terminal and it is longer than the screen."""
+        if not self.terminal.live:
+            yield
+            return
+        from flowkit.cli.pager import Pager
+
+        direct, pager = self._out, Pager(self._out, self.terminal.size())
+        self._out = cast(TextIO, pager)
+        try:
+            yield
+        finally:
+            self._out = direct
+            pager.finish()
+
     # -- writing ------------------------------------------------------------------------------------------------
 
     def _write(self, stream: TextIO, text: str) -> None:
+        if self._display is not None and stream.isatty():
+            self._display.above(text)
+        else:
+            self._put(stream, text)
+
+    def _put(self, stream: TextIO, text: str) -> None:
         if id(stream) in self._closed:
             return
         try:
-            stream.write(text)
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                encoding = stream.encoding or "ascii"
+                stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             if stream is self._err or stream.isatty():
                 stream.flush()
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):  # the reader is gone, the terminal hung up, the disk is full
             self._give_up(stream)
 
     def _give_up(self, stream: TextIO) -> None:
         """Stop writing to a stream whose reader is gone, and keep Python from complaining about it at exit."""
         self._closed.add(id(stream))
         try:
+            descriptor = stream.fileno()
             devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, stream.fileno())
+            os.dup2(devnull, descriptor)
             os.close(devnull)
         except (OSError, ValueError):
             return
 
 
-def colored() -> bool:
-    """Whether stdout takes colours: a terminal that is not dumb, and no ``NO_COLOR``."""
-    return sys.stdout.isatty() and not variable("NO_COLOR") and variable("TERM") != "dumb"
+def caught_by(manifest: Manifest) -> str | None:
+    """Return the class of the exception that ``@catch`` kept, where the step failed and the flow goes on."""
+    caught = manifest.extra.get("catch")
+    return str(caught.get("type")).rpartition(".")[2] if isinstance(caught, dict) else None

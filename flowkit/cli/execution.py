@@ -13,6 +13,7 @@ import click
 
 from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
+from flowkit.cli.watcher import Watcher, watch
 from flowkit.exceptions import UsageError
 from flowkit.settings import settings
 
@@ -77,12 +78,14 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
     executor = _local_executor(session, options, spawn)
     try:
         storage = session.storage(create=True)
-        runtime = _begin(session, options, storage, executor, given, tags, origin)
+        runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
         spawn.run, spawn.root = runtime.record.run, storage.root
         state = runtime.run()
     finally:
+        session.console.release()
         executor.close()
-    return _last_words(session, runtime, state, time.time() - started, options)
+    watcher.run_ended(state, runtime.record.reason, time.time() - started, runtime.scheduler.counts())
+    return _last_words(session, runtime, state)
 
 
 def _warn(session: Session) -> None:
@@ -106,7 +109,7 @@ def _begin(
     given: Mapping[str, Any],
     tags: tuple[str, ...],
     origin: Any,
-) -> Runtime:
+) -> tuple[Runtime, Watcher]:
     """Claim the run, write its parameters and clones, and put the runtime together."""
     from flowkit.metadata.records import TaskRecord
     from flowkit.runtime.runtime import Runtime
@@ -131,7 +134,8 @@ def _begin(
     run = begin(storage, definition, request)
     plan: Plan | None = origin.plan if origin is not None else None
     _write_run_id(options, definition.name, run.record.run, session)
-    session.console.run_started(definition.name, run.record.run, request.origin)
+    watcher = watch(session, store, again=request.origin is not None)
+    watcher.run_started(definition.name, run.record.run, request.origin)
     attempts = policies(definition)
     scheduler = Scheduler(
         definition.graph,
@@ -140,7 +144,7 @@ def _begin(
         max_width=options["max_num_splits"],
         clones=plan.transitions if plan is not None else None,
     )
-    runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, session.console)
+    runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, watcher)
     runtime.add_records(
         [
             TaskRecord(
@@ -160,12 +164,12 @@ def _begin(
         write_clone_files(storage, definition.name, run.record.run, plan)
         runtime.add_records(clone_records(definition.name, run.record.run, plan))
         for step, tasks in plan.clones.items():
-            session.console.cloned(step, len(tasks))
+            watcher.cloned(step, len(tasks))
     config = task_config(storage, definition, run.parameters)
     executor.configure({**config, **_executor_config(session, options, storage, run.record.run, attempts)})
     while executor.notices:
-        session.console.notice(executor.notices.pop(0))
-    return runtime
+        watcher.notice(executor.notices.pop(0))
+    return runtime, watcher
 
 
 def _executor_config(
@@ -258,20 +262,17 @@ def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session
             _write_text(option, options[option], text)
 
 
-def _last_words(session: Session, runtime: Runtime, state: str, seconds: float, options: dict[str, Any]) -> int:
+def _last_words(session: Session, runtime: Runtime, state: str) -> int:
     console, record = session.console, runtime.record
     command = f"python {session.script} resume --origin-run-id {record.run}"
     for decorator in session.definition.decorators:
         for problem in decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state):
             console.warn(str(problem))
     if state == "succeeded":
-        console.run_line(f"Done! ({seconds:.1f} s)")
         return 0
     if state == "cancelled":
-        console.run_line(f"Run {record.run} was {record.reason or 'cancelled'}.")
         console.warn(f"Go on with:\n    {command}")
         return 130
-    console.run_line("Workflow failed.")
     console.flush()
     for task, failure in runtime.outcome.failures[:5]:
         where = f" ({failure.location})" if failure.location else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flowkit.cli.table import duration
+from flowkit.cli.table import duration, short
 from flowkit.cli.terminal import STATE_STYLES, Part, Terminal, cells, fit, padded, step_style
 
 MOST_STEPS = 16
@@ -168,7 +168,7 @@ def _facts(step: StepView) -> list[str]:
     if step.total <= 1:
         counts = [f"{step.cloned} cloned" if step.cloned else ""]
         counts += [name for name in ("failed", "cancelled", "lost") if getattr(step, name)]
-        counts += [duration(step.seconds) if step.seconds is not None else ""]
+        counts += [short(step.seconds) if step.seconds is not None else ""]
         return [fact for fact in counts if fact]
     facts = [f"{step.done:,}/{step.total:,}"]
     for name in ("failed", "running"):
@@ -183,7 +183,7 @@ def _facts(step: StepView) -> list[str]:
         if getattr(step, name):
             facts.append(f"{getattr(step, name):,} {name}")
     if not step.rate and step.seconds is not None:
-        facts.append(duration(step.seconds))
+        facts.append(short(step.seconds))
     return facts
 
 

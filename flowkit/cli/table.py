@@ -57,3 +57,8 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def short(seconds: float) -> str:
+    """Return a duration, in milliseconds where it is shorter than a tenth of a second."""
+    return f"{max(seconds, 0) * 1000:.0f} ms" if seconds < 0.0995 else duration(seconds)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from flowkit.model.coordinates import TaskRef
-from flowkit.model.manifest import Failure
+from flowkit.model.manifest import Failure, Manifest
+from flowkit.runtime.decisions import Counts
 
 
 class Reporter(Protocol):
@@ -20,12 +22,8 @@ class Reporter(Protocol):
     def line(self, task: TaskRef, stream: str, text: str, when: float) -> None:
         """A task wrote a line to its ``out`` or ``err``."""
 
-    def task_succeeded(self, task: TaskRef, width: int | None, caught: str | None) -> None:
-        """A task has a committed result.
-
-        `width` is the number of children that its foreach starts; `caught` is the class of the exception that
-        ``@catch`` kept, for a step that failed and without which the flow goes on.
-        """
+    def task_succeeded(self, task: TaskRef, manifest: Manifest) -> None:
+        """A task has a committed result: what it left, how long it took, where it goes on."""
 
     def task_failed(self, task: TaskRef, failure: Failure, retry_in: float | None, again: str | None) -> None:
         """An attempt failed.
@@ -38,6 +36,13 @@ class Reporter(Protocol):
 
     def notice(self, text: str) -> None:
         """Something that the user should know, in one line."""
+
+    def turn(self, counts: Callable[[], Mapping[str, Counts]]) -> float | None:
+        """A turn of the loop is over; return after how many seconds to be called again at the latest, if at all.
+
+        `counts` returns the tasks of each step as the scheduler knows them; it costs something, so who shows them
+        calls it no more often than it draws.
+        """
 
 
 class RunFailure:

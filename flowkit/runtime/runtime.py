@@ -124,6 +124,9 @@ class Runtime:
     def _wait(self, wakeup: int) -> None:
         now = time.time()
         due = [self._beat_at, self._look_at]
+        patience = self.reporter.turn(self.scheduler.counts)
+        if patience is not None:
+            due.append(now + patience)
         wake = self.scheduler.next_wakeup(now)
         if wake is not None:
             due.append(wake)
@@ -175,9 +178,7 @@ class Runtime:
         if manifest is not None:
             for ref in _nodes(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
-            caught = manifest.extra.get("catch")
-            kept = str(caught.get("type")) if isinstance(caught, dict) else None
-            self.reporter.task_succeeded(launch.ref, manifest.transition.width, kept)
+            self.reporter.task_succeeded(launch.ref, manifest)
             self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, event.when))
             return
         failure = self._failure(event)

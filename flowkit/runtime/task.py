@@ -302,6 +302,8 @@ class _Attempt:
         transition = self._transition(flow, binding.next)  # first: it turns an iterator into the list of its items
         values = {name: value for name, value in flow.__dict__.items() if name != "_binding"}
         artifacts = binding.set.finish(values, binding.deleted)
+        written = [item for name, item in artifacts.items() if binding.set.inherited.get(name) is not item]
+        self.extra["written"] = [len(written), sum(item.size for item in written)]
         if self.redactor.values:
             artifacts = {name: self._redacted(artifact) for name, artifact in artifacts.items()}
         return Manifest(
