@@ -25,7 +25,7 @@ help:
 	@echo "make check         formatting, lint, types, tests"
 	@echo "make format        rewrite the files as ruff formats them"
 	@echo "make test-pythons  run the suite on every Python from 3.10 to 3.13 that is found"
-	@echo "make bench         measure how long the usual things take"
+	@echo "make bench         measure flowkit beside Metaflow and Luigi (20 minutes)"
 	@echo "make clean         remove the virtual environments and everything built"
 
 demo: $(DEMO)/package.stamp
@@ -59,8 +59,9 @@ types: $(VENV)/package.stamp
 test-pythons:
 	@bash .ci/test-pythons
 
-bench: $(VENV)/package.stamp
-	$(VENV)/bin/python benchmarks/run.py
+# In virtual environments of its own; for example: make bench BENCH_ARGS=--quick
+bench:
+	$(PYTHON) benchmarks/run.py $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
