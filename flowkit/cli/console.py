@@ -267,3 +267,17 @@ def caught_by(manifest: Manifest) -> str | None:
     """Return the class of the exception that ``@catch`` kept, where the step failed and the flow goes on."""
     caught = manifest.extra.get("catch")
     return str(caught.get("type")).rpartition(".")[2] if isinstance(caught, dict) else None
+
+
+def open_streams() -> None:
+    """Open the standard streams that the program was started without (``>&-``, daemons).
+
+    Else a file of ours would get their numbers, and there would be nothing to print to.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))

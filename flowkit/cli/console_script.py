@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from flowkit.cli.console import Console
+from flowkit.cli.console import Console, open_streams
 from flowkit.cli.group import LazyGroup, Table, guarded
 
 COMMANDS: Table = {
@@ -27,6 +27,7 @@ def main() -> NoReturn:
 
 def execute(arguments: list[str]) -> int:
     """Carry out one command and return its exit code."""
+    open_streams()
     console = Console()
 
     def action() -> int:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from flowkit import context
-from flowkit.cli.console import Console
+from flowkit.cli.console import Console, open_streams
 from flowkit.cli.group import LazyGroup, Table, guarded
 from flowkit.cli.session import Session, decorator_options, default_decospecs
 from flowkit.exceptions import FlowInvalid, Problem, UsageError
@@ -51,6 +51,7 @@ def main(cls: type[Any]) -> NoReturn:
 
 def execute(cls: type[Any], arguments: list[str]) -> int:
     """Carry out one command of a flow and return its exit code."""
+    open_streams()
     console = Console()
     code = guarded(console, lambda: _run_group(_defined(cls), console, arguments))
     console.flush()
