@@ -27,7 +27,7 @@ class Seeds:
     ----------
     before : tuple, optional
         ``random.getstate()`` from before the import of the flow. Where it is not known, the text of the program
-        tells whether it calls ``random.seed``.
+        and of its modules tells whether they call ``random.seed``.
     """
 
     def __init__(self, before: tuple[Any, ...] | None = None) -> None:
@@ -68,12 +68,27 @@ def _random_seeded(before: tuple[Any, ...] | None) -> bool:
 
 
 def _program_seeds() -> bool:
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    if not path:
+    """Whether the program's own text calls ``seed``: its file, and the modules that lie beside it."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not program:
         return False
+    folder = os.path.dirname(os.path.abspath(program)) + os.sep
+    files = [program]
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(folder) and file.endswith(".py") and not _installed(file):
+            files.append(file)
+    return any(_calls_seed(file) for file in files)
+
+
+def _installed(file: str) -> bool:
+    return f"{os.sep}site-packages{os.sep}" in file or file.startswith(os.path.dirname(os.__file__) + os.sep)
+
+
+def _calls_seed(file: str) -> bool:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return _SEED_CALL.search(file.read()) is not None
+        with open(file, encoding="utf-8", errors="replace") as text:
+            return _SEED_CALL.search(text.read()) is not None
     except OSError:
         return False
 
