@@ -76,6 +76,11 @@ class Terminal(NamedTuple):
     glyphs: Glyphs = ASCII
     descriptor: int = -1
 
+    @property
+    def unicode(self) -> bool:
+        """Whether it has more than ASCII."""
+        return self.glyphs is UNICODE
+
     def size(self) -> tuple[int, int]:
         """Return columns and rows as they are now; 80 and 24 where nobody knows."""
         try:
