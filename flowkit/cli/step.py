@@ -47,6 +47,8 @@ def _run_step(
     gang: int,
     node: int | None,
 ) -> int:
+    import faulthandler
+
     from flowkit.datastore.manifests import read_manifest
     from flowkit.decorators.attach import restore_flow
     from flowkit.model.coordinates import Coordinates, TaskRef
@@ -56,6 +58,7 @@ def _run_step(
     from flowkit.runtime.task import run_attempt
 
     streams.adopt(environment())
+    faulthandler.enable(2)  # a crash in native code tells where it was
     graph = session.definition.graph
     if name not in graph.nodes:
         raise UsageError(f"{graph.flow} has no step '{name}'", did_you_mean(name, graph.nodes))
