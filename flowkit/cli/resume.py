@@ -15,6 +15,7 @@ from flowkit.exceptions import Conflict, NotFound, UsageError
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.metadata.store import MetadataStore
     from flowkit.runtime.resume import Plan
 
 
@@ -90,7 +91,9 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
     definition = session.definition
     store = session.metadata_store(storage)
     try:
-        run = run.rpartition("/")[2] if run else _last_run(session, store)
+        run = run.rpartition("/")[2] if run else None
+        _find_unindexed(storage, store, definition.name, run)
+        run = run or _last_run(session, storage, store)
         record = store.run(definition.name, run)
         if record is None:
             raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: python {session.script} status")
@@ -103,6 +106,11 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
     finally:
         store.close()
     found = read_origin(storage, definition.name, run)
+    states: dict[tuple[str, str], str] | None = {(task.step, task.task): task.state for task in tasks}
+    if found.run != run:
+        states = None
+        session.console.say(f"Run {run} was stopped before it began: going on from run {found.run}, as it would have.")
+        run, rerun = found.run, _both(session, found.rerun, rerun)
     reader = ArtifactReader(Blobs(storage))
     parameters = {
         name: reader.load(name, artifact)
@@ -114,23 +122,53 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         found.tasks,
         rerun,
         run=f"{definition.name}/{run}",
-        states={(task.step, task.task): task.state for task in tasks},
+        states=states,
         code={name: code_fingerprint(step.function) for name, step in definition.steps.items()},
     )
     return Origin(f"{definition.name}/{run}", rerun, made, parameters)
 
 
-def _last_run(session: Session, store: Any) -> str:
+def _find_unindexed(storage: Storage, store: MetadataStore, flow: str, run: str | None) -> None:
+    """Have the index know of the run, where it was killed while the index could not be written."""
+    from flowkit.exceptions import DataError
+    from flowkit.runtime.rebuild import add_missing
+
+    try:
+        add_missing(storage, store, flow, run)
+    except DataError:  # a root that can only be read: what the index knows has to do
+        pass
+
+
+def _both(session: Session, before: str | None, now: str | None) -> str | None:
+    """Return the step whose downstream holds what both a resume that never began and this one run again."""
+    if before is None or now is None or before == now:
+        return now or before
+    graph = session.definition.graph
+    for one, other in ((before, now), (now, before)):
+        if one in graph.nodes and other in graph.downstream(one):
+            return one
+    raise UsageError(
+        f"the run to resume was to run again from '{before}', and you ask for '{now}': neither follows the other",
+        "name the run that it was to resume: --origin-run-id",
+    )
+
+
+def _last_run(session: Session, storage: Storage, store: MetadataStore) -> str:
+    """Return the user's newest run that began: one that was killed before it had its parameters is passed over."""
+    from flowkit.datastore.layout import manifest_file
     from flowkit.metadata.store import RunFilter
+    from flowkit.runtime.start import PARAMETERS
 
     flow = session.definition.name
-    latest = store.runs(flow, RunFilter(user=session.user, limit=1))
-    if not latest:
-        others = store.runs(flow, RunFilter(limit=1))
-        hint = f"run {others[0].run} is by {others[0].user}: --origin-run-id {others[0].run}" if others else None
-        raise NotFound(f"you ({session.user}) have no run of {flow} to resume", hint or "start one with: run")
-    run: str = latest[0].run
-    return run
+    latest = store.runs(flow, RunFilter(user=session.user, limit=100))
+    for record in latest:
+        if storage.info(manifest_file(flow, record.run, *PARAMETERS)) is not None:
+            return record.run
+    if latest:
+        return latest[0].run
+    others = store.runs(flow, RunFilter(limit=1))
+    hint = f"run {others[0].run} is by {others[0].user}: --origin-run-id {others[0].run}" if others else None
+    raise NotFound(f"you ({session.user}) have no run of {flow} to resume", hint or "start one with: run")
 
 
 def _warnings(session: Session, origin: Origin, given: Mapping[str, Any]) -> list[str]:

@@ -121,6 +121,12 @@ def list_tasks(storage: Storage, flow: str, run: str, step: str) -> list[str]:
     return sorted((name for name in names if valid_task_id(name)), key=_task_order)
 
 
+def newest_run(storage: Storage, flow: str) -> str | None:
+    """Return the flow's highest number that was noted, or found where the note is missing; None where it has none."""
+    number = _hint(storage, flow) or _highest(storage, flow)
+    return str(number) if number else None
+
+
 def _names(storage: Storage, folder: str) -> Iterable[str]:
     for name in storage.children(folder):
         try:

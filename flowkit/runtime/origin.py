@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flowkit.datastore.layout import clones_file
 from flowkit.datastore.manifests import clone_origin, read_clones, read_manifest
-from flowkit.datastore.runs import list_steps, list_tasks
+from flowkit.datastore.runs import list_steps, list_tasks, read_run
 from flowkit.datastore.storage import Storage
-from flowkit.exceptions import NotFound
+from flowkit.exceptions import DataError, NotFound
 from flowkit.model.manifest import Manifest
 from flowkit.runtime.gang import publish
 from flowkit.runtime.resume import OriginTask
@@ -19,12 +20,19 @@ class OriginRun(NamedTuple):
 
     Parameters
     ----------
+    run : str
+        Which run they are of: where the one that was asked for is a resume that was killed before it could start
+        anything, the run that it was to resume.
+    rerun : str or None
+        The step from which that killed resume was to run again.
     parameters : Manifest
-        Of its ``_parameters`` task.
+        Of the ``_parameters`` task of the run that was asked for.
     tasks : dict of (step, task id) to OriginTask
         Every committed task, clones included.
     """
 
+    run: str
+    rerun: str | None
     parameters: Manifest
     tasks: dict[tuple[str, str], OriginTask]
 
@@ -37,12 +45,19 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
     NotFound
         If there is no such run.
     """
-    parameters = read_manifest(storage, flow, run, *PARAMETERS)
-    if parameters is None:
-        raise NotFound(
-            f"there is no run {flow}/{run} here, or it never started", "python flow.py status lists the runs"
-        )
-    codes: dict[str, dict[str, str]] = {run: parameters.extra.get("code", {})}
+    parameters = latest = _parameters(storage, flow, run)
+    rerun: str | None = None
+    seen = {run}
+    while not _prepared(storage, flow, run, latest):
+        # Nothing of it ever ran, and its plan would be the same again: that of the run that it was to resume.
+        record = read_run(storage, flow, run) or {}
+        origin, rerun = str(record.get("origin") or ""), rerun or record.get("rerun")
+        run = origin.rpartition("/")[2]
+        if run in seen:
+            raise DataError(f"the runs that {flow}/{min(seen)} resumes lead nowhere", "their run.json are damaged")
+        seen.add(run)
+        latest = _parameters(storage, flow, run)
+    codes: dict[str, dict[str, str]] = {run: latest.extra.get("code", {})}
     tasks: dict[tuple[str, str], OriginTask] = {}
     for step in list_steps(storage, flow, run):
         if step == PARAMETERS[0]:
@@ -60,10 +75,25 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
                 publish(storage, manifest)
             if manifest.run not in codes:
                 codes[manifest.run] = _codes(storage, flow, manifest.run)
-            origin = f"{flow}/{manifest.run}" if clone_origin(storage, flow, run, step, task) else None
+            origin_run = f"{flow}/{manifest.run}" if clone_origin(storage, flow, run, step, task) else None
             code = codes[manifest.run].get(step)
-            tasks[step, task] = OriginTask(manifest.transition, manifest.gang, origin, code)
-    return OriginRun(parameters, tasks)
+            tasks[step, task] = OriginTask(manifest.transition, manifest.gang, origin_run, code)
+    return OriginRun(run, rerun, parameters, tasks)
+
+
+def _parameters(storage: Storage, flow: str, run: str) -> Manifest:
+    manifest = read_manifest(storage, flow, run, *PARAMETERS)
+    if manifest is None:
+        raise NotFound(
+            f"there is no run {flow}/{run} here, or it never started", "python flow.py status lists the runs"
+        )
+    return manifest
+
+
+def _prepared(storage: Storage, flow: str, run: str, parameters: Manifest) -> bool:
+    """Whether all that a run takes over was written down: nothing of it starts before."""
+    steps = parameters.extra.get("clones") or ()
+    return all(storage.info(clones_file(flow, run, step)) is not None for step in steps)
 
 
 def _codes(storage: Storage, flow: str, run: str) -> dict[str, str]:

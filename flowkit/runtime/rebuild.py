@@ -14,7 +14,7 @@ from typing import Any
 
 from flowkit.datastore.layout import clones_file
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
-from flowkit.datastore.runs import list_flows, list_runs, list_steps, list_tasks, read_end, read_run, read_tags
+from flowkit.datastore.runs import list_flows, list_runs, list_steps, list_tasks, newest_run, read_end, read_run, read_tags
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, State, TaskRecord
@@ -87,6 +87,24 @@ def rebuild(storage: Storage, store: MetadataStore, told: Callable[[Summary], No
             summary.forgotten += 1
     store.settle()
     return summary
+
+
+def add_missing(storage: Storage, store: MetadataStore, flow: str, run: str | None = None) -> None:
+    """Add one run to the metadata store, if the datastore has it and the index does not.
+
+    A run whose index was locked, or on a full disk, until it was killed is known to the datastore alone.
+
+    Parameters
+    ----------
+    run : str, optional
+        Which; default: the newest one.
+    """
+    run = run or newest_run(storage, flow)
+    if run is None or store.run(flow, run) is not None:
+        return
+    writer = _Writer(storage, store, Summary(), None)
+    writer.add_run(flow, run)
+    writer.flush()
 
 
 def remake(

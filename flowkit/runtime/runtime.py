@@ -89,6 +89,7 @@ class Runtime:
         wakeup = self._catch_signals()
         try:
             self._notices(self.scheduler.start())
+            self._flush()  # before anything starts: a run that has results is one that the index knows
             while self.scheduler.state == "running":
                 self._launch()
                 self._flush()

@@ -47,6 +47,9 @@ class RunRequest:
         ``Flow/run`` that is resumed.
     rerun : str or None
         The step from which a resumed run runs again.
+    clones : tuple of str
+        The steps of which tasks are taken over: their ``clones.json`` are written next, before anything starts. One
+        that is missing tells that the run never came to start anything.
     """
 
     user: str
@@ -57,6 +60,7 @@ class RunRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
     rerun: str | None = None
+    clones: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def _parameters_manifest(
         "user": request.user,
         "tags": list(request.tags),
         "origin": request.origin,
+        "clones": list(request.clones),
         "code": {name: code_fingerprint(step.function) for name, step in definition.steps.items()},
         "decorators": {item.name: item.record() for item in definition.decorators},
     }
