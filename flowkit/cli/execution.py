@@ -129,6 +129,7 @@ def _begin(
         options=session.options,
         origin=origin.pathspec if origin is not None else None,
         rerun=origin.rerun if origin is not None else None,
+        clones=tuple(origin.plan.clones) if origin is not None else (),
     )
     store = session.metadata_store(storage)
     run = begin(storage, definition, request)
