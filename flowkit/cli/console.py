@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
-from flowkit.cli.terminal import Part, Terminal, terminal_of
+from flowkit.cli.terminal import STATE_STYLES, Part, Terminal, terminal_of
 from flowkit.exceptions import FlowkitError
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.manifest import Failure, Manifest
@@ -179,6 +179,10 @@ class Console:
     def paint(self, text: str, style: str) -> str:
         """Return a text in a style, for `data`; as it is where stdout takes no colours."""
         return self.terminal.paint(text, style)
+
+    def paint_state(self, state: str) -> str:
+        """Return the name of a state (with spaces around it) in its colour."""
+        return self.paint(state, STATE_STYLES.get(state.strip(), ""))
 
     def lines(self, lines: Iterable[Sequence[Part]]) -> None:
         """Print lines of parts, no wider than the terminal."""

@@ -73,12 +73,15 @@ def _dump(
         if file is not None:
             _to_file(session, chosen, reader, file)
             return 0
-        for task, artifacts in chosen:
-            session.console.data(f"{_pathspec(task)}:")
-            for name, artifact in artifacts.items():
-                session.console.data(f"    {clean(name)} = {shown(reader, name, artifact, max_value_size)}")
-            if not session.console.listening:
-                break
+        console = session.console
+        with console.paged():
+            for task, artifacts in chosen:
+                console.data(console.paint(clean(f"{_pathspec(task)}:"), "bold"))
+                for name, artifact in artifacts.items():
+                    value = shown(reader, name, artifact, max_value_size)
+                    console.data(f"    {console.paint(clean(name), 'cyan')} = {value}")
+                if not console.listening:
+                    break
     finally:
         store.close()
     return 0

@@ -69,7 +69,8 @@ def _status(console: Console, datastore_root: str | None, json: bool) -> int:
         if run is not None
     ]
     console.data("")
-    for line in table(["flow", "latest run", "state", "user", "started", "took"], rows):
+    heads = ["flow", "latest run", "state", "user", "started", "took"]
+    for line in table(heads, rows, paint=lambda column, cell: console.paint_state(cell) if column == 2 else cell):
         console.data(line)
     return 0
 

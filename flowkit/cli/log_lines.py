@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import click
 
 from flowkit.cli.console import Console, clean
+from flowkit.cli.terminal import step_style
 from flowkit.datastore.logs import LogLine, joined, shown_time, tail_log
 from flowkit.datastore.manifests import read_manifest
 from flowkit.datastore.storage import Storage
@@ -53,19 +54,25 @@ class Printer:
         self._stream = stream
         self._timestamps = timestamps
         self._named = named
+        self._styles: dict[str, str] = {}
 
     def show(self, task: TaskRecord, lines: Iterable[LogLine]) -> None:
         """Print lines of one task."""
-        head = f"[{task.step}/{task.task}] " if self._named else ""
+        paint = self.console.paint
+        head = paint(clean(f"[{task.step}/{task.task}] "), self._style(task.step)) if self._named else ""
         for line in lines:
             if self._stream is not None and line.stream not in (self._stream, "note"):
                 continue
-            stamp = f"{shown_time(line.when)} " if self._timestamps else ""
+            stamp = paint(f"{shown_time(line.when)} ", "dim") if self._timestamps else ""
             text = clean(line.text.decode("utf-8", "replace").removesuffix("\r"))
-            self.console.data(f"{stamp}{head}{text}")
+            self.console.data(f"{stamp}{head}{paint(text, 'dim') if line.stream == 'note' else text}")
             self.count += 1
             if not self.console.listening:
                 return
+
+    def _style(self, step: str) -> str:
+        """Return the colour of a step: the next one for a step that was not seen before."""
+        return self._styles.setdefault(step, step_style(len(self._styles)))
 
 
 def log_of(storage: Storage, task: TaskRecord, attempt: int | None = None) -> Attempt:

@@ -80,10 +80,11 @@ def _show(
         tasks = tasks_of(store, place)
         first = list(islice(tasks, 2))
         printer = Printer(session.console, stream, timestamps, named=len(first) > 1)
-        for task in chain(first, tasks):
-            _show_task(storage, place, task, printer, attempt, tail)
-            if not session.console.listening:
-                return
+        with session.console.paged():
+            for task in chain(first, tasks):
+                _show_task(storage, place, task, printer, attempt, tail)
+                if not session.console.listening:
+                    return
         if not printer.count:
             session.console.say("Nothing was written." if first else "No task has begun yet.")
     finally:

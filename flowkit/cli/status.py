@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from flowkit.cli.lookup import Place, find_run, tasks_of
 from flowkit.cli.session import Session
 from flowkit.cli.table import duration, moment, one_line, table
 from flowkit.exceptions import NotFound
-from flowkit.metadata.records import FINAL, RunRecord, TaskRecord
+from flowkit.metadata.records import FINAL, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore, RunFilter
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ def _show_runs(session: Session, runs: list[RunRecord], json: bool) -> None:
     rows = [
         [run.run, run.state, run.user, moment(run.created), took(run), ", ".join(run.tags), _why(run)] for run in runs
     ]
-    for line in table(["run", "state", "user", "started", "took", "tags", ""], rows):
-        session.console.data(line)
+    console = session.console
+    heads = ["run", "state", "user", "started", "took", "tags", ""]
+    for line in table(heads, rows, paint=lambda column, cell: console.paint_state(cell) if column == 1 else cell):
+        console.data(line)
 
 
 def _why(run: RunRecord) -> str:
@@ -74,43 +77,53 @@ def _why(run: RunRecord) -> str:
 
 
 def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecord, json: bool) -> None:
-    steps = _steps(session, storage, store, run)
+    begun = {step.step: step for step in store.steps(run.flow, run.run) if not step.step.startswith("_")}
+    steps = _steps(session, storage, run, begun)
     failed = list(tasks_of(store, Place(run), "failed"))
     if json:
         session.console.json({**plain_run(run), "steps": steps, "failed": [_plain_task(task) for task in failed]})
         return
     say = session.console.data
-    say(f"{run.flow}/{run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else ""))
+    drawn = session.console.terminal.live
+    if drawn:
+        from flowkit.cli.run_status import show_run
+
+        show_run(session, storage, run, steps, begun)
+        if run.reason:
+            say(one_line(run.reason))
+    else:
+        say(f"{run.flow}/{run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else ""))
     say(one_line(f"started {moment(run.created)} by {run.user}, took {took(run)}"))
     if run.origin:
         say(one_line(f"resumed from {run.origin}"))
     if run.tags:
         say(one_line(f"tags: {', '.join(run.tags)}"))
-    say("")
-    columns = [name for name in (*_COLUMNS, "cancelled", "lost") if name in _COLUMNS or any(s[name] for s in steps)]
-    rows = [[step["step"], *(f"{step[name]:,}" if step[name] else "-" for name in columns)] for step in steps]
-    for line in table(["step", *columns], rows, right=range(1, len(columns) + 1)):
-        say(line)
+    if not drawn:
+        say("")
+        columns = [name for name in (*_COLUMNS, "cancelled", "lost") if name in _COLUMNS or any(s[name] for s in steps)]
+        rows = [[step["step"], *(f"{step[name]:,}" if step[name] else "-" for name in columns)] for step in steps]
+        for line in table(["step", *columns], rows, right=range(1, len(columns) + 1)):
+            say(line)
     if not failed:
         return
     say("")
     for task in failed[:_FAILED_SHOWN]:
-        say(one_line(f"{task.step}/{task.task} failed: {task.reason or 'for an unknown reason'}", 500))
+        text = one_line(f"{task.step}/{task.task} failed: {task.reason or 'for an unknown reason'}", 500)
+        say(session.console.paint(text, "red"))
     if len(failed) > _FAILED_SHOWN:
         say(f"… and {len(failed) - _FAILED_SHOWN:,} more: --json lists all")
     first = failed[0]
     session.console.say(f"What a task wrote: python {session.script} logs {run.run}/{first.step}/{first.task}")
 
 
-def _steps(session: Session, storage: Storage, store: MetadataStore, run: RunRecord) -> list[dict[str, Any]]:
+def _steps(session: Session, storage: Storage, run: RunRecord, begun: Mapping[str, StepRecord]) -> list[dict[str, Any]]:
     """Return the steps with their tasks counted, in the order of the graph; what the index alone knows comes last."""
     from flowkit.datastore.manifests import read_clones
 
-    counts = {step.step: step.counts for step in store.steps(run.flow, run.run) if not step.step.startswith("_")}
-    names = list(dict.fromkeys((*session.definition.graph.order(), *counts)))
+    names = list(dict.fromkeys((*session.definition.graph.order(), *begun)))
     found = []
     for name in names:
-        of_step = counts.get(name, {})
+        of_step = begun[name].counts if name in begun else {}
         cloned = read_clones(storage, run.flow, run.run, name) if run.origin and of_step else None
         taken = len(cloned[1]) if cloned else 0
         states = {state: of_step.get(state, 0) for state in ("pending", "running", "succeeded", "failed")}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flowkit.cli.console import clean
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    paint: Callable[[int, str], str] | None = None,
+) -> list[str]:
     """Return lines in which every column is as wide as its widest cell.
 
     Parameters
@@ -19,16 +25,24 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
         The cells; control characters in them are made safe.
     right : sequence of int
         Columns to be set to the right.
+    paint : callable, optional
+        ``paint(column, cell)`` returns a cell with its colours; cells come to it with the spaces around them.
     """
+    painted = paint or (lambda _, cell: cell)
     cells = [list(heads), *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
+    lines = []
+    for number, row in enumerate(cells):
+        set_out = [
             cell.rjust(width) if place in right else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+        ]
+        while set_out and not set_out[-1].strip():
+            set_out.pop()
+        if set_out:
+            set_out[-1] = set_out[-1].rstrip()
+        lines.append("  ".join(painted(place, cell) if number else cell for place, cell in enumerate(set_out)))
+    return lines
 
 
 def one_line(text: str, limit: int | None = None) -> str:
