@@ -38,6 +38,8 @@ class Settings:
         Decorators for every step of every run, as for ``--with``, separated by spaces.
     max_workers : int, optional
         Local processes at once; default: the number of CPUs, at least 4.
+    local_gpus : str, optional
+        The GPUs that local tasks share: how many, or their ids separated by commas; default: those that are found.
     task_start : str, default "auto"
         ``fork``, ``spawn`` or ``auto``: how local tasks start.
     verify : str, default "always"
@@ -56,6 +58,7 @@ class Settings:
     namespace: str | None = None
     decospecs: str = ""
     max_workers: int | None = None
+    local_gpus: str | None = None
     task_start: str = "auto"
     verify: str = "always"
     durable: bool = False
@@ -236,6 +239,8 @@ def _typed(name: str, value: Any, origin: str) -> Any:
         if str(value).isascii() and str(value).isdigit() and int(value) > 0:
             return int(value)
         raise UsageError(f"{origin}: {shown} must be a whole number above 0, not {value!r}")
+    if name == "local_gpus" and isinstance(value, int | list) and not isinstance(value, bool):
+        return "".join(f"{item}," for item in value) if isinstance(value, list) else str(value)
     if not isinstance(value, str):
         raise UsageError(f"{origin}: {shown} must be text, not {value!r}")
     if name in _CHOICES and value not in _CHOICES[name]:

@@ -15,11 +15,12 @@ from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
 from flowkit.exceptions import UsageError
-from flowkit.settings import settings
+from flowkit.settings import settings, variable
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
     from flowkit.model.launch import Launch
+    from flowkit.runtime.lanes import Lanes
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.resume import Plan
     from flowkit.runtime.runtime import Runtime
@@ -33,6 +34,9 @@ def run_options(session: Session) -> list[click.Parameter]:
     at_least = click.IntRange(min=1)
     return [
         click.Option(["--max-workers"], type=at_least, help="Local tasks at once. Default: the CPUs, at least 4."),
+        click.Option(
+            ["--respect-resources"], is_flag=True, help="Run at once what has enough processors and memory, no more."
+        ),
         click.Option(["--max-num-splits"], type=at_least, default=10_000, show_default=True, help="Widest foreach."),
         click.Option(
             ["--max-log-size"], type=at_least, default=10, show_default=True, help="MB kept of each attempt's log."
@@ -132,6 +136,7 @@ def _begin(
         clones=tuple(origin.plan.clones) if origin is not None else (),
     )
     store = session.metadata_store(storage)
+    lanes = _lanes(session, options, executor)  # before there is a run: a setting may be wrong
     run = begin(storage, definition, request)
     plan: Plan | None = origin.plan if origin is not None else None
     _write_run_id(options, definition.name, run.record.run, session)
@@ -143,9 +148,11 @@ def _begin(
         attempts,
         on_failure="fail-fast" if options["fail_fast"] else "keep-going" if options["keep_going"] else "finish",
         max_width=options["max_num_splits"],
+        executor_of=(lambda name: lanes.executor_of.get(name, executor.name)) if lanes is not None else None,
         clones=plan.transitions if plan is not None else None,
     )
-    runtime = Runtime(storage, store, run.record, scheduler, {"local": executor}, watcher)
+    executors: dict[str, Any] = {executor.name: executor} if lanes is None else lanes.executors
+    runtime = Runtime(storage, store, run.record, scheduler, executors, watcher)
     runtime.add_records(
         [
             TaskRecord(
@@ -187,6 +194,20 @@ def _executor_config(
         "fresh": {name: dict(request.environment) for name, request in requests.items() if request.fresh},
         "timeouts": {name: item.timeout for name, item in attempts.items() if item.timeout is not None},
     }
+
+
+def _lanes(session: Session, options: dict[str, Any], executor: LocalExecutor) -> Lanes | None:
+    """Share the machine among the steps, where it makes a difference."""
+    from flowkit.decorators.attach import executor_request
+
+    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
+    wanted = {name: asked.resources for name, asked in requests.items() if asked.name in (None, executor.name)}
+    if not options["respect_resources"] and not any(asked.get("gpu") for asked in wanted.values()):
+        return None
+    from flowkit.runtime.lanes import share
+
+    respect, gpus = options["respect_resources"], settings().local_gpus
+    return share(executor, wanted, respect=respect, gpus=gpus, visible=variable("CUDA_VISIBLE_DEVICES"))
 
 
 def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:

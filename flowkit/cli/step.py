@@ -81,7 +81,8 @@ def _run_step(
         kind=kind,
         gang=gang,
     )
-    return run_attempt(session.definition, task_config(storage, session.definition, manifest), launch, node)
+    config = task_config(storage, session.definition, manifest)
+    return run_attempt(session.definition, config, launch, node, forked=False)
 
 
 def _text(parents: str) -> str:

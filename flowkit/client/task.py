@@ -14,6 +14,7 @@ from flowkit.datastore.manifests import read_failure
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
 from flowkit.metadata.records import FINAL, RunRecord, TaskRecord
 from flowkit.model.manifest import Artifact, Failure, Manifest
+from flowkit.model.usage import Usage
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -92,6 +93,20 @@ class Task(ClientObject):
             return TaskException.caught(manifest.extra.get("catch"))
         failure = self._failure
         return None if failure is None else TaskException.of(failure)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the attempt used: ``seconds``, ``cpu_seconds``, ``memory`` and ``gpu_memory`` at their peaks in bytes.
+
+        None while it has not ended, and where nothing was recorded (a run of an older flowkit).
+        """
+        manifest = self._manifest
+        if manifest is not None:
+            return Usage.read(manifest.extra.get("usage"), manifest.started, manifest.ended)
+        failure = self._failure
+        if failure is None:
+            return None
+        return Usage.read(failure.usage, failure.started or self._created(), failure.ended)
 
     @property
     def current_attempt(self) -> int:

@@ -195,6 +195,8 @@ class Failure:
         What the process returned; negative for a signal.
     retry : bool
         Whether another attempt makes sense (False for a flow that is wrong whatever the attempt).
+    usage : mapping, optional
+        What the attempt used (`flowkit.model.usage.to_json`).
     """
 
     kind: str
@@ -208,6 +210,7 @@ class Failure:
     attempt: int = 0
     started: float = 0.0
     ended: float = 0.0
+    usage: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -35,12 +35,15 @@ class Ended(NamedTuple):
     reason : str or None
         What the executor knows beyond the status: ``timeout`` (killed by it at the deadline), ``cancelled``,
         ``oom``, ``lost`` (server or machine gone).
+    usage : tuple of float and int, optional
+        Processor seconds and the peak of memory in bytes of its process (of a gang: the sum, and the largest).
     """
 
     launch: Launch
     exit_status: int | None
     when: float
     reason: str | None = None
+    usage: tuple[float, int] | None = None
 
 
 class Output(NamedTuple):

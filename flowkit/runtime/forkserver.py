@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple, NoReturn
 
 from flowkit.model.launch import Launch
@@ -34,6 +34,7 @@ from flowkit.runtime.messages import Channel, Frame
 from flowkit.runtime.processes import Register, children_of, signal_group
 from flowkit.runtime.seeds import Seeds
 from flowkit.runtime.streams import VARIABLE
+from flowkit.runtime.usage import of_ended
 
 Target = Callable[[Mapping[str, Any], Launch, "int | None"], int]
 """``target(config, launch, node)`` carries out one attempt and returns the exit status of its process."""
@@ -273,7 +274,10 @@ class ForkServer:
                 self._execute(json.loads(rest))
             self._surroundings.become_task()
             target, config = self._target, self._config
-            launch = messages.launch_from_json(json.loads(rest))
+            what, variables = json.loads(rest)
+            launch = messages.launch_from_json(what)
+            if variables:
+                _environment().update(variables)
             node = None if asked.number < 0 else asked.number
             if target is not None:
                 run(lambda: target(config, launch, node))
@@ -334,7 +338,7 @@ class ForkServer:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, account = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -345,9 +349,10 @@ class ForkServer:
             task = self._tasks.pop(number)
             if _signal_leftover(pid, signal.SIGTERM):
                 self._leftovers.append((time.monotonic() + LEFTOVER_GRACE, pid))
-            code, now = os.waitstatus_to_exitcode(status), time.time()
-            drain = messages.frame(messages.DRAIN, number, code, messages.pack_end(pid, task.started, now))
-            ended = messages.frame(messages.ENDED, number, code, messages.pack_time(now))
+            code = os.waitstatus_to_exitcode(status)
+            end = messages.pack_end(messages.End(pid, task.started, time.time(), *of_ended(account)))
+            drain = messages.frame(messages.DRAIN, number, code, end)
+            ended = messages.frame(messages.ENDED, number, code, end)
             if self._quiet.pop(number, None) is not None:
                 self._tell_log(number, task, drain)
                 ended = _started(number, task) + ended
@@ -434,7 +439,7 @@ def _reap_all() -> None:
         pass
 
 
-def _environment() -> Mapping[str, str]:
+def _environment() -> MutableMapping[str, str]:
     from flowkit.settings import environment
 
     return environment()

@@ -16,7 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowkit.exceptions import FlowkitError, UsageError
 from flowkit.model.launch import Launch
@@ -28,6 +28,9 @@ from flowkit.runtime.local_state import step_arguments as step_arguments
 from flowkit.runtime.messages import Channel, Frame, launch_to_json
 from flowkit.runtime.processes import OutOfMemory, Register, clear_leftovers, signal_group, why_not_fork
 
+if TYPE_CHECKING:
+    from flowkit.runtime.pool import Pool
+
 CANCEL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL when launches are cancelled."""
 GANG_GRACE = 2.0
@@ -37,6 +40,8 @@ TIMEOUT_GRACE = 5.0
 FRESH_GRACE = 120.0
 """Further seconds for a fresh interpreter that has not said yet that the user's code begins: it imports the flow."""
 MOST_REPLACEMENTS = 10
+DEVICES = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that tells a task which GPUs are its own."""
 _CLOSE_SECONDS = 5.0
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0)
 
@@ -73,6 +78,7 @@ class LocalExecutor(Executor):
         self._replacements = 0
         self._register: Register | None = None
         self._memory: OutOfMemory | None = None
+        self._pool: Pool | None = None
         self._nodes: dict[int, NodeState] = {}
         self._next = 1
         self._waiting: deque[LaunchState] = deque()
@@ -193,6 +199,10 @@ class LocalExecutor(Executor):
         self._send_limit()
         self._send_config()
 
+    def share(self, pool: Pool) -> None:
+        """Share what the machine has among the tasks that run; to be called before any launch."""
+        self._pool = pool
+
     def _send_limit(self) -> None:
         limit = self._config.get("max_log_size")
         if limit:
@@ -283,13 +293,18 @@ class LocalExecutor(Executor):
     def _start_waiting(self) -> None:
         while self._waiting and not self._server.closed:
             size = max(1, self._waiting[0].launch.gang)
-            if self._running and self._running + size > self._workers:
+            fits = self._pool is None or self._pool.fits(self._waiting[0].launch)
+            if self._running and (self._running + size > self._workers or not fits):
                 return
             group = self._waiting.popleft()
             self._running += size
+            if not fits:
+                self.notices.append(f"{group.launch.ref}: its {size} nodes need more than there is, and share it")
             for index in range(size):
                 node = NodeState(self._next, group, index)
                 self._next += 1
+                if self._pool is not None:
+                    node.devices = self._pool.take(group.launch.step)
                 self._nodes[node.number] = node
                 group.nodes.append(node)
                 self._ask_for(node)
@@ -304,14 +319,15 @@ class LocalExecutor(Executor):
 
             task = node_coordinates(task, node.index)
         folder = os.path.join(self._folder, launch.step, str(task), str(launch.attempt))
-        variables = self._fresh.get(launch.step)
+        own = self._fresh.get(launch.step)
+        variables = {DEVICES: ",".join(node.devices)} if node.devices else {}
         index = node.index if launch.gang else None
-        node.fresh = self.fresh_always or variables is not None
+        node.fresh = self.fresh_always or own is not None
         if node.fresh:
             command = self._spawn_command(launch, index)
-            rest: list[Any] = [fitting_arguments(node, command, folder), dict(variables or {})]
+            rest: list[Any] = [fitting_arguments(node, command, folder), {**variables, **(own or {})}]
         else:
-            rest = launch_to_json(launch)
+            rest = [launch_to_json(launch), variables]
         payload = messages.pack_task(folder, json.dumps(rest, separators=(",", ":")).encode())
         kind = messages.EXEC if node.fresh else messages.FORK
         self._server.send(kind, node.number, -1 if index is None else index, payload)
@@ -325,11 +341,11 @@ class LocalExecutor(Executor):
         if told.kind == messages.STARTED:
             self._on_started(node, told.number, messages.unpack_time(told.payload)[0])
         elif told.kind == messages.ENDED:
-            node.ended = (told.number, messages.unpack_time(told.payload)[0])
+            self._on_end(node, told.number, messages.unpack_end(told.payload))
             if not node.drained and node.log != self._logs:
                 # The order to drain may have gone to a log process that was dead already.
                 self._log.send(messages.DRAIN, node.number)
-            if node.drained:
+            if node.drained and node.ended is not None:
                 self._conclude(node, *node.ended, node.kill)
         elif told.kind == messages.REFUSED:
             self._on_refused(node, told.payload.decode("utf-8", "replace"))
@@ -404,12 +420,19 @@ class LocalExecutor(Executor):
             return
         node.drained = True
         if told.payload and node.ended is None:
-            pid, started, ended = messages.unpack_end(told.payload)
+            end = messages.unpack_end(told.payload)
             if node.pid is None:
-                self._on_started(node, pid, started)
-            node.ended = (told.number, ended)
+                self._on_started(node, end.pid, end.started)
+            self._on_end(node, told.number, end)
         if node.ended is not None:
             self._conclude(node, *node.ended, node.kill)
+
+    def _on_end(self, node: NodeState, status: int, end: messages.End) -> None:
+        group = node.group
+        if node.ended is None:
+            cpu, memory = group.usage or (0.0, 0)
+            group.usage = (cpu + end.cpu, max(memory, end.memory))
+        node.ended = (status, end.ended)
 
     def _conclude(self, node: NodeState, status: int | None, when: float, reason: str | None) -> None:
         """A process of a launch is over and drained; the launch is, when all of them are."""
@@ -419,6 +442,8 @@ class LocalExecutor(Executor):
         self._running -= 1
         self._alive -= node.pid is not None
         group = node.group
+        if self._pool is not None:
+            self._pool.give_back(group.launch.step, node.devices)
         group.left -= 1
         group.ended = max(group.ended, when)
         if status == 0:
@@ -430,7 +455,7 @@ class LocalExecutor(Executor):
             if group.left:
                 self._push(GANG_GRACE, node, "gang")
         if group.left == 0:
-            self._events.append(Ended(group.launch, group.failure, group.ended, group.reason))
+            self._events.append(Ended(group.launch, group.failure, group.ended, group.reason, group.usage))
 
     # -- ending ---------------------------------------------------------------------------------------------------
 

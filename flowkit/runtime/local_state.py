@@ -13,7 +13,7 @@ _LONGEST_ARGUMENT = 64 << 10
 class LaunchState:
     """A launch and its processes: one, or the nodes of a gang."""
 
-    __slots__ = ("ended", "failure", "launch", "left", "nodes", "reason", "started")
+    __slots__ = ("ended", "failure", "launch", "left", "nodes", "reason", "started", "usage")
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -23,6 +23,7 @@ class LaunchState:
         self.failure: int | None = 0
         self.reason: str | None = None
         self.ended = 0.0
+        self.usage: tuple[float, int] | None = None
 
 
 class NodeState:
@@ -31,6 +32,7 @@ class NodeState:
     __slots__ = (
         "asked",
         "deadline",
+        "devices",
         "drained",
         "ended",
         "fresh",
@@ -48,6 +50,7 @@ class NodeState:
     def __init__(self, number: int, group: LaunchState, index: int) -> None:
         self.number = number
         self.asked = False
+        self.devices: tuple[str, ...] = ()
         self.drained = False
         self.marked = False
         self.log = 0

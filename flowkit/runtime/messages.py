@@ -32,12 +32,12 @@ LOG_LINK = 5
 NEW_LOG = 6
 """With one descriptor: start a log process and let it have this channel to the runtime."""
 QUIT = 7
-# From the fork server to the runtime, both with the time. The end of a task comes by the log process too, together
+# From the fork server to the runtime. The end of a task comes by the log process too, together
 # with its last line; that is the usual way, and one wake-up instead of three for a short task.
 STARTED = 10
-"""Number: the process id. The log process tells it too, before a task's first line."""
+"""Number: the process id; payload: the time. The log process tells it too, before a task's first line."""
 ENDED = 11
-"""Number: the exit status, negative for a signal."""
+"""Number: the exit status, negative for a signal; payload: `pack_end`."""
 REFUSED = 12
 """The process could not be started; number: the error's number."""
 # To the log process.
@@ -69,7 +69,7 @@ HELLO = 36
 _HEAD = struct.Struct("<BIiI")
 _TIME = struct.Struct("<d")
 _INT = struct.Struct("i")
-_END = struct.Struct("<idd")
+_END = struct.Struct("<idddq")
 _READ = 1 << 18
 
 
@@ -267,15 +267,36 @@ def unpack_time(payload: bytes) -> tuple[float, bytes]:
     return _TIME.unpack_from(payload)[0], payload[_TIME.size :]
 
 
-def pack_end(pid: int, started: float, ended: float) -> bytes:
-    """Put together what is known of a task that has ended, but for its status."""
-    return _END.pack(pid, started, ended)
+class End(NamedTuple):
+    """What is known of a task that has ended, but for its status; sent as `pack_end` writes it.
+
+    Parameters
+    ----------
+    pid : int
+        Its process.
+    started, ended : float
+        Seconds since the epoch.
+    cpu : float
+        Processor seconds.
+    memory : int
+        Bytes at the peak.
+    """
+
+    pid: int
+    started: float
+    ended: float
+    cpu: float
+    memory: int
 
 
-def unpack_end(payload: bytes) -> tuple[int, float, float]:
+def pack_end(end: End) -> bytes:
+    """Return the bytes of what is known of a task that has ended."""
+    return _END.pack(*end)
+
+
+def unpack_end(payload: bytes) -> End:
     """Take apart what `pack_end` made."""
-    pid, started, ended = _END.unpack(payload)
-    return pid, started, ended
+    return End(*_END.unpack(payload))
 
 
 def pack_task(folder: str, rest: bytes) -> bytes:

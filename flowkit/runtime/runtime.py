@@ -27,6 +27,7 @@ from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
+from flowkit.model.usage import to_json
 from flowkit.runtime.decisions import Decision, Notice
 from flowkit.runtime.executor import Ended, Executor, Output, Started
 from flowkit.runtime.gang import node_coordinates, publish
@@ -363,7 +364,8 @@ def silent_failure(event: Ended, *, stopping: str | None) -> Failure:
     kind, message = _explain(event.reason, status)
     if stopping is not None and kind in ("killed", "vanished"):
         kind, message = "cancelled", stopping
-    return Failure(kind, message, exit_status=status, attempt=event.launch.attempt, ended=event.when)
+    usage = to_json(*event.usage) if event.usage is not None else None
+    return Failure(kind, message, exit_status=status, attempt=event.launch.attempt, ended=event.when, usage=usage)
 
 
 def _explain(reason: str | None, status: int | None) -> tuple[str, str]:

@@ -55,7 +55,8 @@ class Scheduler:
     max_width : int
         The widest foreach (or gang) that is allowed; a wider one fails before any child starts.
     executor_of : callable, optional
-        Step to the name of its executor; ``local`` for all by default.
+        Step to the name of its executor; ``local`` for all by default. Executors whose names begin with the same word
+        share a machine (``local gpu=1`` and ``local``): a gang that is larger than it waits until all are idle.
     clones : mapping of str to mapping of str to Transition
         By step and task id: tasks that are taken from another run and finish at once, with the transition that
         they made there (`flowkit.runtime.resume.Plan.transitions`).
@@ -79,7 +80,8 @@ class Scheduler:
         self._executor = {name: executor_of(name) if executor_of else "local" for name in graph.nodes}
         self._clones = clones or {}
         self._queues = {name: Ready() for name in self._executor.values()}
-        self._busy = dict.fromkeys(self._queues, 0)
+        self._machine = {name: name.partition(" ")[0] for name in self._queues}
+        self._busy = dict.fromkeys(self._machine.values(), 0)
         self._live: dict[TaskRef, Task] = {}
         self._running = 0
         self._delayed: list[tuple[float, int, Task]] = []
@@ -192,7 +194,7 @@ class Scheduler:
         if queue is None or self.stopped:
             return launches
         live, counts = self._live, self._counts
-        busy = self._busy[executor]
+        busy = self._busy[self._machine[executor]]
         room = slots
         while room is None or room > 0:
             task = queue.next(room, idle=busy == 0)
@@ -209,7 +211,7 @@ class Scheduler:
             if room is not None:
                 room -= weight
             launches.append(launch)
-        self._busy[executor] = busy
+        self._busy[self._machine[executor]] = busy
         self._running += len(launches)
         return launches
 
@@ -320,7 +322,7 @@ class Scheduler:
 
     def _leave_executor(self, task: Task) -> None:
         self._running -= 1
-        self._busy[self._executor[task.launch.step]] -= task.weight
+        self._busy[self._machine[self._executor[task.launch.step]]] -= task.weight
 
     def _ended_by_us(self, failure: Failure) -> bool:
         """Whether a process was ended because the run was: what its own code raised is still a failure."""

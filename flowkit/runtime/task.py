@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flowkit import context
@@ -34,12 +35,15 @@ from flowkit.runtime.binding import Binding, Foreach, InputBinding
 from flowkit.runtime.failures import describe
 from flowkit.runtime.gang import node_coordinates, publish, stage, wait_for_nodes
 from flowkit.runtime.redaction import Redactor, close_lines
+from flowkit.runtime.usage import Meter
 
 PARAMETERS_STEP = "_parameters"
 """The pseudo step whose one task holds the run's parameters, constants and settings."""
 
 
-def run_attempt(definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, node: int | None) -> int:
+def run_attempt(
+    definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, node: int | None, *, forked: bool = True
+) -> int:
     """Carry out one attempt in this process.
 
     Parameters
@@ -52,13 +56,15 @@ def run_attempt(definition: FlowDefinition, config: Mapping[str, Any], launch: L
         What to do.
     node : int or None
         Which node of a gang this is; None for a plain task.
+    forked : bool, default True
+        Whether this process is a fork of one that had imported the flow, and not a fresh interpreter.
 
     Returns
     -------
     int
         0 if the task has a committed result (of this attempt or of an earlier one), else 1.
     """
-    attempt = _Attempt(definition, config, launch, node)
+    attempt = _Attempt(definition, config, launch, node, Meter(forked=forked))
     try:
         attempt.run()
     except BaseException as error:
@@ -75,9 +81,15 @@ class _Attempt:
     """The state of one attempt while it runs."""
 
     def __init__(
-        self, definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, gang_node: int | None
+        self,
+        definition: FlowDefinition,
+        config: Mapping[str, Any],
+        launch: Launch,
+        gang_node: int | None,
+        meter: Meter,
     ) -> None:
         self.started = time.time()
+        self.meter = meter
         self.definition = definition
         self.config = config
         self.launch = launch
@@ -157,6 +169,7 @@ class _Attempt:
         failure = describe(
             error, self.definition.file, attempt=self.launch.attempt, started=self.started, ended=time.time()
         )
+        failure = replace(failure, usage=self.meter.read())
         hidden = failure.from_json(self.redactor.json(failure.to_json())) if self.redactor.values else failure
         if isinstance(error, KeyboardInterrupt):
             hidden = type(hidden).from_json({**hidden.to_json(), "kind": "cancelled", "message": "interrupted"})
@@ -306,6 +319,7 @@ class _Attempt:
         self.extra["written"] = [len(written), sum(item.size for item in written)]
         if self.redactor.values:
             artifacts = {name: self._redacted(artifact) for name, artifact in artifacts.items()}
+        self.extra["usage"] = self.meter.read()
         return Manifest(
             flow=self.flow_name,
             run=self.run_id,
