@@ -14,7 +14,16 @@ from typing import Any
 
 from flowkit.datastore.layout import clones_file
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
-from flowkit.datastore.runs import list_flows, list_runs, list_steps, list_tasks, newest_run, read_end, read_run, read_tags
+from flowkit.datastore.runs import (
+    list_flows,
+    list_runs,
+    list_steps,
+    list_tasks,
+    newest_run,
+    read_end,
+    read_run,
+    read_tags,
+)
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, State, TaskRecord
