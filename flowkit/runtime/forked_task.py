@@ -79,6 +79,9 @@ class Signals:
         signal.signal(signal.SIGCHLD, self._child_ended or signal.SIG_DFL)
         for number in self._ours:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if signal.SIGINT in signal.sigpending():
+            # A Ctrl-C that came before this process had a group of its own was meant for the runtime, which ends tasks.
+            signal.sigwait((signal.SIGINT,))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def restore_for_exec(self) -> None:
