@@ -70,7 +70,7 @@ def format_line(when: float, stream: str, text: bytes, partial: bool = False) ->
 
 def truncation_line(when: float, limit: int) -> bytes:
     """Return the line that ends a log which has reached its limit of so many bytes."""
-    return format_line(when, "note", b"[the log was cut here: it had reached its limit of %d bytes]" % limit)
+    return format_line(when, "note", b"[the log was cut here, at %d bytes: see --max-log-size]" % limit)
 
 
 def parse_lines(data: bytes) -> Iterator[LogLine]:
