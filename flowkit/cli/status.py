@@ -11,7 +11,7 @@ import click
 from flowkit.cli.lookup import Place, find_run, tasks_of
 from flowkit.cli.session import Session
 from flowkit.cli.table import duration, moment, one_line, table
-from flowkit.exceptions import NotFound
+from flowkit.exceptions import NotFound, UsageError
 from flowkit.metadata.records import FINAL, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore, RunFilter
 
@@ -25,7 +25,9 @@ _COLUMNS = ("pending", "running", "succeeded", "failed", "cloned")
 def command(session: Session) -> click.Command:
     """Make the command."""
 
-    def callback(run: str | None, limit: int, json: bool) -> int:
+    def callback(run: str | None, limit: int, usage: bool, json: bool) -> int:
+        if usage and run is None:
+            raise UsageError("--usage is of one run", f"python {session.script} status RUN --usage")
         try:
             storage = session.storage()
         except NotFound:
@@ -38,7 +40,7 @@ def command(session: Session) -> click.Command:
             if run is None:
                 _show_runs(session, store.runs(session.definition.name, RunFilter(limit=limit)), json)
             else:
-                _one(session, storage, store, find_run(session, store, run), json)
+                _one(session, storage, store, find_run(session, store, run), json, usage)
         finally:
             store.close()
         return 0
@@ -46,6 +48,7 @@ def command(session: Session) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["run"], required=False),
         click.Option(["--limit"], type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."),
+        click.Option(["--usage"], is_flag=True, help="With RUN: the time and the memory that its tasks used."),
         click.Option(["--json"], is_flag=True, help="As JSON."),
     ]
     return click.Command(
@@ -76,12 +79,16 @@ def _why(run: RunRecord) -> str:
     return one_line(run.reason or "", 80) if run.state != "succeeded" else ""
 
 
-def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecord, json: bool) -> None:
+def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecord, json: bool, usage: bool) -> None:
     begun = {step.step: step for step in store.steps(run.flow, run.run) if not step.step.startswith("_")}
     steps = _steps(session, storage, run, begun)
     failed = list(tasks_of(store, Place(run), "failed"))
+    used = _usage(session, storage, store, run) if usage else []
     if json:
-        session.console.json({**plain_run(run), "steps": steps, "failed": [_plain_task(task) for task in failed]})
+        more = {"usage": used} if usage else {}
+        session.console.json(
+            {**plain_run(run), "steps": steps, "failed": [_plain_task(task) for task in failed], **more}
+        )
         return
     say = session.console.data
     drawn = session.console.terminal.live
@@ -103,6 +110,12 @@ def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecor
         columns = [name for name in (*_COLUMNS, "cancelled", "lost") if name in _COLUMNS or any(s[name] for s in steps)]
         rows = [[step["step"], *(f"{step[name]:,}" if step[name] else "-" for name in columns)] for step in steps]
         for line in table(["step", *columns], rows, right=range(1, len(columns) + 1)):
+            say(line)
+    if usage:
+        from flowkit.cli.run_usage import usage_lines
+
+        say("")
+        for line in usage_lines(used):
             say(line)
     if not failed:
         return
@@ -138,6 +151,12 @@ def _steps(session: Session, storage: Storage, run: RunRecord, begun: Mapping[st
             }
         )
     return found
+
+
+def _usage(session: Session, storage: Storage, store: MetadataStore, run: RunRecord) -> list[dict[str, Any]]:
+    from flowkit.cli.run_usage import usage_by_step
+
+    return usage_by_step(storage, store, run, session.definition.graph.order())
 
 
 def took(run: RunRecord) -> str:

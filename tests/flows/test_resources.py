@@ -5,6 +5,7 @@ Each task that matters writes a line when it begins and when it ends; who ran be
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -339,6 +340,11 @@ def test_usage_is_recorded(workspace: Any) -> None:
     silent = client.Task(f"Story/{run.id}/killed/0", attempt=0).usage
     assert silent.memory > 100 << 20 > usage["killed"].memory
     assert client.Task(f"Story/{run.id}/_parameters/0").usage is None
+    shown = workspace.run("status", 1, "--usage", check=True).stdout
+    assert sum(line.count(" large/0") for line in shown.splitlines()) == 2  # the slowest of its step, and the largest
+    used = {row["step"]: row for row in json.loads(workspace.run("status", 1, "--usage", "--json").stdout)["usage"]}
+    assert used["large"]["largest"] == ["0", usage["large"].memory]
+    assert used["start"]["gpu"] is None
 
 
 def test_gpu_memory_is_what_the_library_tells(workspace: Any) -> None:
