@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from flowkit.client.connection import Connection, connect
@@ -130,12 +129,12 @@ class Flow(ClientObject):
     def _pages(self, which: RunFilter, left: int | None) -> Iterator[Run]:
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)
-            page = self._connection.metadata.runs(self.id, replace(which, limit=size))
+            page = self._connection.metadata.runs(self.id, which._replace(limit=size))
             for record in page:
                 yield self._run(record)
             if len(page) < size:
                 return
-            which = replace(which, before=page[-1].run)
+            which = which._replace(before=page[-1].run)
             left = None if left is None else left - size
 
     def _run(self, record: RunRecord) -> Run:

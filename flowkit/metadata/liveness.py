@@ -7,7 +7,6 @@ is not taken for it. On another machine, in another container, or without ``/pro
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -93,14 +92,14 @@ def why_lost(record: RunRecord, now: float) -> str | None:
 def observed_run(record: RunRecord, now: float) -> RunRecord:
     """Return a run as it is to be shown: ``lost`` with a reason, where it is stored as open and nobody works on it."""
     reason = why_lost(record, now)
-    return record if reason is None else replace(record, state="lost", reason=reason)
+    return record if reason is None else record._replace(state="lost", reason=reason)
 
 
 def observed_task(record: TaskRecord, lost: str | None) -> TaskRecord:
     """Return a task as it is to be shown, given why its run is lost (None where it is not)."""
     if lost is None or record.state != "running":
         return record
-    return replace(record, state="lost", reason=lost)
+    return record._replace(state="lost", reason=lost)
 
 
 @cache

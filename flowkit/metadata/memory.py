@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from flowkit.exceptions import NotFound, StoreError
@@ -54,7 +53,7 @@ class MemoryMetadata(MetadataStore):
         """Note that the owner of a run is alive; a run that is not in the index is left alone."""
         with self._lock:
             if run in self._runs.get(flow, {}):
-                self._runs[flow][run] = replace(self._runs[flow][run], heartbeat=when)
+                self._runs[flow][run] = self._runs[flow][run]._replace(heartbeat=when)
 
     def flows(self, namespace: str | None = None) -> list[FlowRecord]:
         """Return the flows that have runs (with that tag), newest first."""
@@ -138,7 +137,7 @@ class MemoryMetadata(MetadataStore):
             if record is None:
                 raise NotFound(f"there is no run {flow}/{run}")
             tags = changed_tags(record.tags, record.system_tags, add, remove)
-            self._runs[flow][run] = replace(record, tags=tags)
+            self._runs[flow][run] = record._replace(tags=tags)
         return tags
 
     def forget(self, flow: str, run: str | None = None) -> None:
@@ -165,12 +164,12 @@ class MemoryMetadata(MetadataStore):
         if old is None:
             system = tuple(sorted(set(run.system_tags)))
             user = tuple(sorted(set(run.tags) - set(system)))
-            runs[run.run] = replace(run, tags=user, system_tags=system)
+            runs[run.run] = run._replace(tags=user, system_tags=system)
             self._tasks[run.flow, run.run] = {}
         else:
             heartbeat = old.heartbeat if run.heartbeat is None else run.heartbeat
             kept = {"created": old.created, "tags": old.tags, "system_tags": old.system_tags}
-            runs[run.run] = replace(run, heartbeat=heartbeat, **kept)  # type: ignore[arg-type]
+            runs[run.run] = run._replace(heartbeat=heartbeat, **kept)  # type: ignore[arg-type]
 
     def _newest_first(self, flow: str) -> list[RunRecord]:
         """Numbered runs by number, whatever their clocks said; named ones among them by time."""

@@ -6,37 +6,15 @@ The records are the wire format too: `to_json` and `from_json` are plain diction
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
 State = Literal["pending", "running", "succeeded", "failed", "cancelled", "lost"]
 STATES: tuple[State, ...] = ("pending", "running", "succeeded", "failed", "cancelled", "lost")
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States that do not change any more; ``lost`` is not among them, since a run can be taken over."""
 
-_Record = TypeVar("_Record", bound="_Json")
 
-
-class _Json:
-    __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as plain values."""
-        out: dict[str, Any] = {}
-        for entry in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, entry.name)
-            out[entry.name] = list(value) if isinstance(value, tuple) else value
-        return out
-
-    @classmethod
-    def from_json(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
-        """Read what `to_json` wrote; unknown fields are left out."""
-        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord(_Json):
+class RunRecord(NamedTuple):
     """One run.
 
     Parameters
@@ -76,9 +54,17 @@ class RunRecord(_Json):
     pid: int | None = None
     process_start: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return _plain(self._asdict())
 
-@dataclass(frozen=True, slots=True)
-class TaskRecord(_Json):
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        return cls(**_known(cls._fields, data))
+
+
+class TaskRecord(NamedTuple):
     """One task: where its newest attempt stands.
 
     Parameters
@@ -107,9 +93,17 @@ class TaskRecord(_Json):
     origin: str | None = None
     pid: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return _plain(self._asdict())
 
-@dataclass(frozen=True, slots=True)
-class StepRecord(_Json):
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        return cls(**_known(cls._fields, data))
+
+
+class StepRecord(NamedTuple):
     """One step of a run, with its tasks counted by state."""
 
     flow: str
@@ -119,10 +113,36 @@ class StepRecord(_Json):
     finished: float | None
     counts: Mapping[str, int]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return _plain(self._asdict())
 
-@dataclass(frozen=True, slots=True)
-class FlowRecord(_Json):
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StepRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        return cls(**_known(cls._fields, data))
+
+
+class FlowRecord(NamedTuple):
     """One flow: its name and the time of its first run."""
 
     flow: str
     created: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return _plain(self._asdict())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FlowRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        return cls(**_known(cls._fields, data))
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _known(names: tuple[str, ...], data: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: data[name] for name in names if name in data}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}

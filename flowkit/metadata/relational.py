@@ -10,7 +10,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -99,7 +98,7 @@ class RelationalMetadata(MetadataStore):
         """Note that the owner of a run is alive; a run that is not in the index (any more) is left alone."""
         with self._transaction() as db:
             if not db.execute(self._sql(sql.HEARTBEAT), (when, flow, run)) and (flow, run) in self._written:
-                self._put_run(db, replace(self._written[flow, run], heartbeat=when))
+                self._put_run(db, self._written[flow, run]._replace(heartbeat=when))
 
     def change_tags(self, flow: str, run: str, add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
         """Remove, then add user tags at once, and return the new ones, sorted.
@@ -237,7 +236,7 @@ class RelationalMetadata(MetadataStore):
             return []
         now = time.time()
         with self._snapshot() as db:
-            which = replace(which, tags=self._rarest_first(db, flow, which.tags))
+            which = which._replace(tags=self._rarest_first(db, flow, which.tags))
             place: Sequence[Value] | None = None
             if which.before is not None:
                 place = self._place(db, sql.RUN_PLACE, (flow, which.before), f"{flow}/{which.before}")

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowkit.exceptions import DataError
 from flowkit.model.transition import Frame, Transition
 
 FORMAT = 1
 """Version of the manifest's form; a reader refuses a higher one."""
+NOTHING: Mapping[str, Any] = {}
+"""What a mapping of a value is where nothing was given; never changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(NamedTuple):
     """One named value, as a manifest records it.
 
     Parameters
@@ -45,8 +46,8 @@ class Artifact:
     codec: str
     type: str
     inline: str | None = None
-    preview: Mapping[str, Any] = field(default_factory=dict)
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    preview: Mapping[str, Any] = NOTHING
+    meta: Mapping[str, Any] = NOTHING
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without what is empty."""
@@ -73,8 +74,7 @@ class Artifact:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """What one task committed.
 
     Parameters
@@ -110,11 +110,11 @@ class Manifest:
     transition: Transition
     frames: tuple[Frame, ...] = ()
     parents: str = ""
-    reads: Mapping[str, list[str]] = field(default_factory=dict)
+    reads: Mapping[str, list[str]] = NOTHING
     started: float = 0.0
     ended: float = 0.0
     gang: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = NOTHING
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 TransitionKind = Literal["linear", "split", "foreach", "parallel", "switch", "end"]
@@ -38,8 +37,7 @@ class Transition(NamedTuple):
     pack: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One enclosing foreach of a task, outermost first in a manifest.
 
     Parameters
@@ -58,7 +56,7 @@ class Frame:
 
     step: str
     variable: str | None
-    index: int
+    index: int  # type: ignore[assignment]  # the word of the language; nobody searches a frame
     width: int
     pack: str | None
 

@@ -313,7 +313,7 @@ class Runtime:
             reason = f"{first[0]}: {first[1].message}" if first else "the flow did not reach its end"
         elif state == "cancelled":
             reason = self._stopping
-        self.record = replace(self.record, state=state, reason=reason, finished=now, heartbeat=now)
+        self.record = self.record._replace(state=state, reason=reason, finished=now, heartbeat=now)
         write_end(self.storage, self.record.flow, self.record.run, {"state": state, "reason": reason, "finished": now})
         self._records.append(self.record)
         self._flush(last=True)

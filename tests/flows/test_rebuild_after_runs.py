@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +76,7 @@ def contents(store: SqliteMetadata) -> Iterator[RunRecord | TaskRecord]:
         yield run
         for task in sorted(store.tasks("Mixed", run.run), key=lambda task: (task.step, task.task)):
             later = task.origin is not None or task.step == "_parameters"
-            yield replace(task, started=None, finished=None) if later else task
+            yield task._replace(started=None, finished=None) if later else task
 
 
 def test_a_deleted_database_comes_back_by_itself(workspace: Workspace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ class Author:
         claim: dict[str, Any] = {"user": user, "created": self.tick()}
         run = claim_run(self.storage, flow, claim)
         record = RunRecord(flow, run, user, "running", created=claim["created"], heartbeat=claim["created"], **fields)
-        record = replace(record, system_tags=(f"user:{user}", "runtime:local", "python_version:3.11.9"))
+        record = record._replace(system_tags=(f"user:{user}", "runtime:local", "python_version:3.11.9"))
         self.index.write([record])
         self.records = {**getattr(self, "records", {}), (flow, run): record}
         if state != "running":
@@ -78,7 +77,7 @@ class Author:
     def end(self, run: str, flow: str = "TrainFlow", state: str = "succeeded", reason: str | None = None) -> None:
         when = self.tick()
         write_end(self.storage, flow, run, {"state": state, "reason": reason, "finished": when})
-        ended = replace(self.records[flow, run], state=state, reason=reason, finished=when)  # type: ignore[arg-type]
+        ended = self.records[flow, run]._replace(state=state, reason=reason, finished=when)  # type: ignore[arg-type]
         self.index.write([ended])
 
     def task(
