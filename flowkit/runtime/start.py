@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowkit.datastore.artifacts import ArtifactWriter
 from flowkit.datastore.blobs import Blobs
@@ -18,15 +17,14 @@ from flowkit.metadata.liveness import this_process
 from flowkit.metadata.records import RunRecord
 from flowkit.model.definition import FlowDefinition, code_fingerprint
 from flowkit.model.graph_output import describe
-from flowkit.model.manifest import Manifest
+from flowkit.model.manifest import NOTHING, Manifest
 from flowkit.model.transition import Transition
 
 PARAMETERS = ("_parameters", "0")
 """Step and task of the pseudo task that holds parameters, constants and settings of a run."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(NamedTuple):
     """What a run is to be started with.
 
     Parameters
@@ -53,18 +51,17 @@ class RunRequest:
     """
 
     user: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = NOTHING
     tags: tuple[str, ...] = ()
     namespace: str | None = None
     decospecs: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = NOTHING
     origin: str | None = None
     rerun: str | None = None
     clones: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StartedRun:
+class StartedRun(NamedTuple):
     """A run that has its id and its parameters."""
 
     record: RunRecord
