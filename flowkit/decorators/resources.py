@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Resources(StepDecorator):
     """Say what the step needs, wherever it runs.
 
-    It is a hint: on this machine it changes nothing; on a cluster the larger of this and of what the cluster's own
+    On this machine each task gets GPUs of its own, as far as there are any, and processors and memory bound what runs
+    at once where ``--respect-resources`` asks for it. On a cluster the larger of this and of what the cluster's own
     decorator asks for counts.
 
     Parameters

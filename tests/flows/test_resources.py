@@ -31,6 +31,7 @@ def work_until(path):
     deadline = time.time() + 30
     while not os.path.exists(path) and time.time() < deadline:
         time.sleep(0.01)
+    time.sleep(0.1)
     mark("end")
 
 class Story(FlowSpec):
@@ -57,8 +58,8 @@ class Mark(NamedTuple):
     devices: str
 
 
-def write(workspace: Any, body: str) -> None:
-    workspace.write("flow.py", HEAD + textwrap.indent(textwrap.dedent(body), "    ") + TAIL)
+def write(workspace: Any, body: str, tail: str = TAIL) -> None:
+    workspace.write("flow.py", HEAD + textwrap.indent(textwrap.dedent(body), "    ") + tail)
 
 
 def marks(workspace: Any) -> list[Mark]:
@@ -253,6 +254,45 @@ def test_nodes_of_a_gang_share_what_there_is(workspace: Any) -> None:
     out = workspace.run("run", env={"FLOWKIT_LOCAL_GPUS": "2"}, check=True).output
     assert "its 4 nodes need more than there is" in out
     assert sorted(mark.devices for mark in marks(workspace) if mark.what == "begin") == ["0", "0", "1", "1"]
+
+
+def test_a_gang_larger_than_the_machine_waits_until_nothing_else_runs(workspace: Any) -> None:
+    write(
+        workspace,
+        """
+        @step
+        def start(self):
+            self.next(self.other, self.before)
+
+        @step
+        def other(self):
+            work_until("before-was-here")
+            self.next(self.together)
+
+        @step
+        def before(self):
+            open("before-was-here", "w").close()
+            self.next(self.train, num_parallel=3)
+
+        @parallel
+        @resources(gpu=1)
+        @step
+        def train(self):
+            mark("begin")
+            self.next(self.gather)
+
+        @step
+        def gather(self, inputs):
+            self.next(self.together)
+
+        @step
+        def together(self, inputs):
+            self.next(self.join)
+        """,
+        tail=TAIL.replace("join(self, inputs)", "join(self)"),
+    )
+    workspace.run("run", "--max-workers", 8, env={"FLOWKIT_LOCAL_GPUS": "2"}, check=True)
+    assert [mark.task.split("/")[0] for mark in marks(workspace)] == ["other", "other", "train", "train", "train"]
 
 
 def test_what_waits_for_a_gpu_does_not_start_after_a_failure(workspace: Any) -> None:
