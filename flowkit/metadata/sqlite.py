@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -121,7 +122,8 @@ class SqliteMetadata(RelationalMetadata):
                 self._release(connection)
 
     def __del__(self) -> None:
-        if getattr(self, "_connection", None) is not None:
+        # At the end of the interpreter modules are emptied, and SQLite closes its files by itself.
+        if getattr(self, "_connection", None) is not None and not sys.is_finalizing():
             self.close()
 
     # -- transactions ----------------------------------------------------------------------------------------------
