@@ -15,10 +15,12 @@ import click
 from flowkit import context
 from flowkit.cli.console import Console, open_streams
 from flowkit.cli.group import LazyGroup, Table, guarded
+from flowkit.cli.invocation import program
 from flowkit.cli.session import Session, decorator_options, default_decospecs
 from flowkit.exceptions import FlowInvalid, Problem, UsageError
 from flowkit.model.definition import FlowDefinition, define
 from flowkit.model.flowspec import FlowSpec
+from flowkit.model.step_source import forget_sources
 from flowkit.registry import load
 from flowkit.settings import foreign_variables, settings
 from flowkit.version import __version__
@@ -68,9 +70,7 @@ def _run_group(definition: FlowDefinition, console: Console, arguments: list[str
     session = Session(definition, console)
     context.client_factory = functools.partial(_client, session)
     group = _group(session)
-    result = group.main(
-        args=arguments, prog_name=f"python {_file_name(definition)}", standalone_mode=False, obj=session
-    )
+    result = group.main(args=arguments, prog_name=program(definition.file), standalone_mode=False, obj=session)
     return result if isinstance(result, int) else 0
 
 
@@ -105,6 +105,8 @@ def _group(session: Session) -> LazyGroup:
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.options = values
         ctx = click.get_current_context()
+        if ctx.invoked_subcommand in HIDDEN:
+            forget_sources()  # a task is going to run here, which has no use for the flow's source
         if ctx.invoked_subcommand not in (None, *HIDDEN, "version", "help"):
             _greet(session, runs=ctx.invoked_subcommand in ("run", "resume"))
         if ctx.invoked_subcommand is None:
@@ -142,12 +144,6 @@ def _greet(session: Session, *, runs: bool) -> None:
     if foreign:
         pairs = ", ".join(f"{theirs} (here: {ours})" for theirs, ours in foreign[:5])
         session.console.say(f"Note: flowkit does not read {pairs}.")
-
-
-def _file_name(definition: FlowDefinition) -> str:
-    import os
-
-    return os.path.basename(definition.file)
 
 
 def _client(session: Session, kind: str, pathspec: str, root: str | None = None) -> Any:

@@ -99,7 +99,9 @@ def undefined_reads(definition: FlowDefinition) -> list[Problem]:
             return []
         wanted = {need.name for items in needs.values() for need in items}
         flow = _Carried(graph, effects, wanted)
-        undefined = [(step, need) for step, items in needs.items() for need in items if flow.misses(step, need)]
+        fine = analysis.fine
+        fine.update(need.place for step, items in needs.items() for need in items if not flow.misses(step, need))
+        undefined = [(step, need) for step, items in needs.items() for need in items if need.place not in fine]
         return list(_problems(definition, analysis, effects, undefined))
     finally:
         forget_sources()
@@ -244,14 +246,18 @@ def _problems(
         return
     everything = {name for item in effects.values() for name in item.sets if name.isidentifier()}
     flow = _Carried(definition.graph, effects, everything | {need.name for _, need in undefined})
-    places: dict[tuple[str, int, str, str], list[tuple[str, Read]]] = {}
+    places: dict[tuple[object, ...], list[tuple[str, Read]]] = {}
     for step, need in undefined:
-        places.setdefault((need.file, need.line, need.name, need.kind), []).append((step, need))
-    for position, key in enumerate(sorted(places, key=lambda place: (place[0] != definition.file, place))):
-        step, need = places[key][0]
-        steps = list(dict.fromkeys(step for step, _ in places[key]))
+        places.setdefault(need.place, []).append((step, need))
+    for position, found in enumerate(sorted(places.values(), key=lambda found: _order(definition, found[0][1]))):
+        step, need = found[0]
+        steps = list(dict.fromkeys(step for step, _ in found))
         hint = _hint(definition, analysis, effects, flow, step, need) if position < _MOST_HINTS else None
         yield Problem(_headline(steps, need), Location(need.file, need.line), hint)
+
+
+def _order(definition: FlowDefinition, need: Read) -> tuple[object, ...]:
+    return need.file != definition.file, need.file, need.line, need.name
 
 
 def _headline(steps: list[str], need: Read) -> str:

@@ -40,6 +40,11 @@ class Read(NamedTuple):
     source: str | None = None
     via: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What is the same for one read in the source, however it is reached."""
+        return self.file, self.line, self.name, self.kind, self.source
+
 
 class Effects(NamedTuple):
     """What a function does to ``self``, whatever was there before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from flowkit.model.next_call import FunctionSource
@@ -73,12 +73,11 @@ def catches_missing(kind: ast.expr | None, function: FunctionType) -> bool:
 def swallows(node: ast.expr, function: FunctionType) -> bool:
     """Whether a context manager may swallow an exception: any but those known from the standard library."""
     found = resolve(node.func, function) if isinstance(node, ast.Call) else None
-    module = getattr(found, "__module__", None)
-    if not isinstance(module, str):
+    if not isinstance(found, (type, FunctionType, BuiltinFunctionType, MethodType)):
         return True
-    top = module.partition(".")[0]
+    top = str(found.__module__).partition(".")[0]
     if top == "contextlib":
-        return getattr(found, "__name__", "") not in _QUIET_CONTEXTS
+        return found.__name__ not in _QUIET_CONTEXTS
     return top not in sys.stdlib_module_names or top == "unittest"
 
 

@@ -34,11 +34,15 @@ class Shared(ABC):
         What names mean in the flow.
     guarded : set of str
         Names that the flow itself asks about (``hasattr``), or that may be set at any time: never to be judged.
+    fine : set of tuple
+        Places of reads in methods (`Read.place`) for which some caller has done enough, or may have: what a method
+        does can depend on its arguments, so another caller is not blamed.
     """
 
     def __init__(self, cls: type) -> None:
         self.methods = FlowMethods(cls)
         self.guarded: set[str] = set()
+        self.fine: set[tuple[object, ...]] = set()
 
     @abstractmethod
     def effects(self, function: FunctionType, owner: type) -> Effects:
@@ -75,6 +79,7 @@ class OnSelf:
         self.reads: set[str] = set()
         self.log: list[str] = []
         self.silent = 0
+        self.trial = 0
         self.self_known = bool(self.me)
         self.returns: list[State] = []
         self.loops: list[list[State]] = []
@@ -94,7 +99,7 @@ class OnSelf:
         """An artifact is read."""
         if kind != "input":
             self.reads.add(name)
-        if self.silent or state.dead or state.unsure or (kind != "input" and name in state.added):
+        if self.silent or self.trial or state.dead or state.unsure or (kind != "input" and name in state.added):
             return
         deleted = kind != "input" and name in state.deleted
         merged = state.merged is not None and name not in state.merged
@@ -138,7 +143,10 @@ class OnSelf:
         """A method runs here."""
         self.reads |= effects.reads
         for need in effects.needs:
-            if self.silent or state.dead or state.unsure or need.name in state.added:
+            if self.trial or state.dead:
+                continue
+            if self.silent or state.unsure or need.name in state.added:
+                self.analysis.fine.add(need.place)
                 continue
             deleted = need.deleted or need.name in state.deleted
             merged = need.merged or (state.merged is not None and need.name not in state.merged)

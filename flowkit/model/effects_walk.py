@@ -35,6 +35,7 @@ class Analysis(Shared):
         super().__init__(cls)
         self._known: dict[tuple[CodeType, type], Effects] = {}
         self._open: list[tuple[CodeType, type]] = []
+        self._recursive: set[tuple[CodeType, type]] = set()
 
     def effects(self, function: FunctionType, owner: type, *, inputs: bool = False) -> Effects:
         """Return the effects of a method; recursion and what cannot be read make it unsure.
@@ -51,7 +52,10 @@ class Analysis(Shared):
         key = (function.__code__, owner)
         if key in self._known:
             return self._known[key]
-        if key in self._open or len(self._open) > _DEEPEST:
+        if key in self._open:
+            self._recursive.update(self._open[self._open.index(key) :])
+            return UNSURE
+        if len(self._open) > _DEEPEST:
             return UNSURE
         source = self.methods.source(function)
         if source is None:
@@ -63,6 +67,9 @@ class Analysis(Shared):
             found = UNSURE
         finally:
             self._open.pop()
+        if key in self._recursive:
+            # What one turn of a recursion reads, the turn before it may have set.
+            found = found._replace(needs=())
         self._known[key] = found
         return found
 
@@ -168,10 +175,11 @@ class Walk(Expressions):
         found = self._set_in_loop.get(id(node))
         if found is None:
             mark, returns = len(self.log), len(self.returns)
-            with self.unjudged():
-                if isinstance(node, ast.While):
-                    self.visit(node.test, State())
-                self._turn(node, State())
+            self.trial += 1
+            if isinstance(node, ast.While):
+                self.visit(node.test, State())
+            self._turn(node, State())
+            self.trial -= 1
             del self.returns[returns:]
             found = self._set_in_loop[id(node)] = frozenset(self.log[mark:])
         return found
