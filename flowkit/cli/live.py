@@ -51,8 +51,8 @@ class LiveDisplay:
         What stdout can show.
     steps : sequence of str
         The flow's steps in the order in which they can run.
-    script : str
-        The flow's file, as on the command line.
+    program : str
+        What commands for this flow begin with, e.g. ``python flow.py``.
     expected : callable, optional
         Returns how many seconds earlier runs took, or None; asked once, when the display appears.
     clock : callable
@@ -64,14 +64,14 @@ class LiveDisplay:
         console: Console,
         terminal: Terminal,
         steps: Sequence[str],
-        script: str,
+        program: str,
         expected: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._terminal = terminal
         self._steps = {name: place for place, name in enumerate(steps)}
-        self._script = script
+        self._program = program
         self._run = ""
         self._expected = expected
         self._usual: float | None = None
@@ -152,20 +152,23 @@ class LiveDisplay:
     def turn(self, counts: Callable[[], Mapping[str, Counts]]) -> float | None:
         """Draw if it is time to; return after how many seconds to be asked again."""
         now = self._clock()
-        if self._lines and (not self._visible or len(self._lines) >= _MOST_LINES):
+        if self._lines and (not self._visible or len(self._lines) >= _MOST_LINES) and self._accepting():
             self._flush(self._frame)
-        if now < self._due:
-            return self._due - now if self._dirty or not self._visible else None
-        if not self._dirty and now < self._drawn + IDLE:
-            return self._drawn + IDLE - now
-        if not self._console.ready() and len(self._lines) < _MOST_BLOCKED:
-            return INTERVAL  # a terminal that has been stopped stops no run
+        due = self._due if self._dirty or not self._visible else max(self._due, self._drawn + IDLE)
+        if now < due:
+            return due - now
+        if not self._accepting():
+            return INTERVAL
         if not self._visible and self._expected is not None:
             self._usual = self._expected()
         self._draw(counts())
         spent = self._clock() - now
         self._due = now + max(INTERVAL, SHARE * spent)
         return IDLE
+
+    def _accepting(self) -> bool:
+        """Whether to write now: a terminal that was stopped stops no run, until there is too much to remember."""
+        return self._console.ready() or len(self._lines) >= _MOST_BLOCKED
 
     # -- drawing --------------------------------------------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class LiveDisplay:
     def run_ended(self, state: str, reason: str | None, seconds: float, counts: Mapping[str, Counts]) -> None:
         """The run is over, and the display is gone: show the summary."""
         order = list(self._steps)
-        commands = [f"python {self._script} status {self._run}"]
+        commands = [f"{self._program} status {self._run}"]
         if state == "succeeded" and order:
             commands.append(f"dump {self._run}/{order[-1]}")
         commands.append(f"logs {self._run}")

@@ -175,9 +175,9 @@ def _facts(step: StepView) -> list[str]:
         if getattr(step, name):
             facts.append(f"{getattr(step, name):,} {name}")
     left = step.total - step.done - step.failed - step.cancelled - step.lost
-    if step.rate:
+    if step.rate and step.rate >= 0.001:
         facts.append(f"{step.rate:,.0f}/s" if step.rate >= 9.95 else f"{step.rate:.1f}/s")
-        if left > 0 and step.rate > 0:
+        if left > 0:
             facts.append(f"{duration(round(left / step.rate)).replace('.0 ', ' ')} left")
     for name in ("cloned", "pending", "cancelled", "lost"):
         if getattr(step, name):
