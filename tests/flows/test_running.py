@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import textwrap
 from typing import Any
@@ -22,14 +23,14 @@ def write(workspace: Any, body: str, *, head: str = "", end: str = "pass") -> No
 
 def resume_command(result: Any) -> str:
     """The command that the last words of a run name."""
-    found = re.search(r"^ +(python \S+ resume --origin-run-id \S+)$", result.stderr, re.MULTILINE)
+    found = re.search(r"^ +(python \S+ resume --origin-run-id \S+.*)$", result.stderr, re.MULTILINE)
     assert found, str(result)
     return found[1]
 
 
 def execute(workspace: Any, command: str, **options: Any) -> Any:
     """Run a command as it was printed, but with the interpreter of the tests."""
-    return workspace.command(sys.executable, *command.split()[1:], **options)
+    return workspace.command(sys.executable, *shlex.split(command)[1:], **options)
 
 
 def newest(workspace: Any) -> Any:
