@@ -74,14 +74,17 @@ def _dump(
             _to_file(session, chosen, reader, file)
             return 0
         console = session.console
+        damage: list[FlowkitError] = []
         with console.paged():
             for task, artifacts in chosen:
                 console.data(console.paint(clean(f"{_pathspec(task)}:"), "bold"))
                 for name, artifact in artifacts.items():
-                    value = shown(reader, name, artifact, max_value_size)
+                    value = shown(reader, name, artifact, max_value_size, damage)
                     console.data(f"    {console.paint(clean(name), 'cyan')} = {value}")
                 if not console.listening:
                     break
+        if damage:
+            raise damage[0]  # everything that could be shown has been
     finally:
         store.close()
     return 0
@@ -124,12 +127,20 @@ def _chosen(
         raise NotFound(f"there is no artifact '{first}' in {place.path}", hint)
 
 
-def shown(reader: ArtifactReader, name: str, artifact: Artifact, limit: int) -> str:
-    """Return an artifact as text: its value where it is small and can be loaded, else what is known of it."""
+def shown(reader: ArtifactReader, name: str, artifact: Artifact, limit: int, damage: list[FlowkitError]) -> str:
+    """Return an artifact as text: its value where it is small and can be loaded, else what is known of it.
+
+    What is wrong with its content, rather than with this process's idea of it, is added to `damage`.
+    """
     why = ""
     if artifact.size <= limit:
         try:
-            return clean(repr(reader.load(name, artifact)))
+            view = reader.view(name, artifact)
+        except FlowkitError as error:
+            damage.append(error)
+            return f"<{one_line(_preview(artifact))}, {one_line(error.headline)}>"
+        try:
+            return clean(repr(reader.decode(name, artifact, view)))
         except FlowkitError as error:
             why = f", {one_line(error.headline)}"
         except Exception as error:  # the border to the value's own __repr__

@@ -75,8 +75,13 @@ class Blobs:
         path = blob_file(key)
         info = self.storage.info(path)
         if info is None:
-            self.storage.create(path, chunks)
-        elif not self._intact(path, key, size, info) or not self.storage.touch(path):
+            if self.storage.create(path, chunks):
+                return key
+            info = self.storage.info(path)  # somebody else was first: with this content, one hopes
+        if info is None:
+            where = self.storage.local_path(path) or f"{self.storage.root}/{path}"
+            raise StoreError(f"cannot write {where}: what is there is not a file", f"remove {where}")
+        if not self._intact(path, key, size, info) or not self.storage.touch(path):
             self.storage.replace(path, chunks)
         return key
 

@@ -20,6 +20,8 @@ from flowkit.runtime.processes import children_of
 if TYPE_CHECKING:
     from conftest import Workspace
 
+SOAK = os.environ.get("FLOWKIT_SOAK") == "1"
+"""Whether this is the long form."""
 GONE = 3.0
 """Seconds after which no process of a killed run may be left (on a machine that has time for them)."""
 

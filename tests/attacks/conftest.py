@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-SOAK = os.environ.get("FLOWKIT_SOAK") == "1"
+from attack_tools import SOAK
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from attack_tools import Journal, artifact, committed, kill, no_defect, roles, root_of, runs, wait_gone, wait_until
 
+from flowkit.exceptions import NotFound
+
 if TYPE_CHECKING:
     from conftest import Result, Workspace
 
@@ -150,11 +152,7 @@ class Story:
         for run in runs(self.root, "Killed") if self.root.exists() else ():
             try:
                 now = committed(self.root, "Killed", run)
-            except LookupError:
-                continue
-            except Exception as error:
-                if "never started" not in str(error):
-                    raise
+            except NotFound:  # it never started
                 continue
             assert now >= self.committed.get(run, set()), f"run {run} lost results"
             self.committed[run] = now

@@ -167,7 +167,9 @@ def test_dump_shows_what_cannot_be_loaded_here(failed):
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert damaged
-    shown = failed.run("dump", "1/start", "--max-value-size", "100000", check=True).stdout
+    dumped = failed.run("dump", "1/start", "--max-value-size", "100000", check=5)
+    assert "the artifact 'big' is damaged" in dumped.stderr
+    shown = dumped.stdout
     assert "    big = <list, length 2000, " in shown
     assert "damaged" in shown
     assert "    items = ['a', 'b', 'c']\n" in shown
