@@ -56,12 +56,12 @@ def _cancel(session: Session, path: str, wait: float) -> None:
             if time.monotonic() > deadline:
                 raise Conflict(
                     f"run {run} has been asked to stop, and has not after {wait:g} s",
-                    f"see how it stands: python {session.script} status {run}",
+                    f"see how it stands: {session.program} status {run}",
                 )
             time.sleep(_PAUSE)
             record = store.run(record.flow, run) or record
         if record.state != "cancelled":
             raise Conflict(f"run {run} came to its end before it could be stopped: {record.state}")
-        session.console.say(f"Run {run} was stopped. Go on with: python {session.script} resume --origin-run-id {run}")
+        session.console.say(f"Run {run} was stopped. Go on with: {session.program} resume --origin-run-id {run}")
     finally:
         store.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowkit.cli.invocation import given, program
 from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
@@ -102,7 +103,7 @@ def _warn(session: Session) -> None:
     for problem in found[:_MOST_WARNINGS]:
         session.console.warn(f"Warning: {problem._replace(hint=None)}" + (f" ({problem.hint})" if problem.hint else ""))
     if len(found) > _MOST_WARNINGS:
-        session.console.warn(f"… and {len(found) - _MOST_WARNINGS:,} more warnings: python {session.script} check")
+        session.console.warn(f"… and {len(found) - _MOST_WARNINGS:,} more warnings: {session.program} check")
 
 
 def _begin(
@@ -284,9 +285,18 @@ def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session
             _write_text(option, options[option], text)
 
 
+def _resume_command(session: Session, run: str) -> str:
+    """Return the command that goes on from a run with the same options; parameters are the run's own."""
+    context = click.get_current_context()
+    parameters = [str(option.name) for option in parameter_options(session.definition.parameters.values())]
+    before = given(context.find_root())
+    after = given(context, leave_out=("origin_run_id", *parameters))
+    return " ".join([program(session.definition.file), *before, "resume", "--origin-run-id", run, *after])
+
+
 def _last_words(session: Session, runtime: Runtime, state: str) -> int:
     console, record = session.console, runtime.record
-    command = f"python {session.script} resume --origin-run-id {record.run}"
+    command = _resume_command(session, record.run)
     for decorator in session.definition.decorators:
         for problem in decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state):
             console.warn(str(problem))
@@ -303,7 +313,7 @@ def _last_words(session: Session, runtime: Runtime, state: str) -> int:
         console.warn("\n".join(f"    {line}" for line in body.rstrip().splitlines()))
     more = len(runtime.outcome.failures) - 5
     if more > 0:
-        console.warn(f"\n… and {more:,} more: python {session.script} status {record.run}")
+        console.warn(f"\n… and {more:,} more: {session.program} status {record.run}")
     for line in runtime.outcome.awaited:
         console.warn(f"Because of that, {line}.")
     console.warn(f"\nMend it, then go on from there:\n    {command}")

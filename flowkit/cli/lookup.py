@@ -93,8 +93,8 @@ def newest_run(session: Session, store: MetadataStore, namespace: str | None = N
     if found:
         return found[0]
     if namespace and store.runs(flow, RunFilter(limit=1)):
-        raise NotFound(f"{flow} has no run in the namespace {namespace}", f"see python {session.script} status")
-    raise NotFound(f"{flow} has no runs here", f"start one: python {session.script} run")
+        raise NotFound(f"{flow} has no run in the namespace {namespace}", f"see {session.program} status")
+    raise NotFound(f"{flow} has no runs here", f"start one: {session.program} run")
 
 
 def tasks_of(store: MetadataStore, place: Place, status: str | None = None) -> Iterator[TaskRecord]:
@@ -122,7 +122,7 @@ def _run(session: Session, store: MetadataStore, run: str) -> RunRecord:
         return record
     known = [record.run for record in store.runs(flow, RunFilter(limit=_PAGE))]
     if not known:
-        hint: str | None = f"{flow} has no runs here: python {session.script} run"
+        hint: str | None = f"{flow} has no runs here: {session.program} run"
     else:
         hint = did_you_mean(run, known) or f"its newest run is {known[0]}"
     raise NotFound(f"there is no run {flow}/{run}", hint)

@@ -96,11 +96,11 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         run = run or _last_run(session, storage, store)
         record = store.run(definition.name, run)
         if record is None:
-            raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: python {session.script} status")
+            raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: {session.program} status")
         if record.state == "running":
             raise Conflict(
                 f"run {run} is still alive: {record.user} runs it on {record.host} (pid {record.pid})",
-                f"wait for it, or stop it: python {session.script} cancel {run}",
+                f"wait for it, or stop it: {session.program} cancel {run}",
             )
         tasks: list[TaskRecord] = store.tasks(definition.name, run)
     finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowkit.cli.console import Console
+from flowkit.cli.invocation import PLACE, given, program
 from flowkit.exceptions import FlowInvalid, Problem, StoreError
 from flowkit.model.definition import FlowDefinition
 from flowkit.settings import settings, user_name
@@ -94,12 +95,19 @@ class Session:
 
     @property
     def script(self) -> str:
-        """The flow's file, as the user would write it on the command line."""
+        """The name of the flow's file."""
         import os
 
-        file = self.definition.file
-        near = os.path.relpath(file)
-        return file if near.startswith(os.path.join("..", "..")) else near
+        return os.path.basename(self.definition.file)
+
+    @property
+    def program(self) -> str:
+        """What a command begins with that the user is told to type: it finds the same runs as this one."""
+        from click import get_current_context
+
+        context = get_current_context(silent=True)
+        place = given(context.find_root(), only=PLACE) if context is not None else []
+        return " ".join([program(self.definition.file), *place])
 
 
 def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStore:

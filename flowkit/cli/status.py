@@ -27,7 +27,7 @@ def command(session: Session) -> click.Command:
 
     def callback(run: str | None, limit: int, usage: bool, json: bool) -> int:
         if usage and run is None:
-            raise UsageError("--usage is of one run", f"python {session.script} status RUN --usage")
+            raise UsageError("--usage is of one run", f"{session.program} status RUN --usage")
         try:
             storage = session.storage()
         except NotFound:
@@ -64,7 +64,7 @@ def _show_runs(session: Session, runs: list[RunRecord], json: bool) -> None:
         session.console.json([plain_run(run) for run in runs])
         return
     if not runs:
-        session.console.say(f"{session.definition.name} has no runs here. Start one: python {session.script} run")
+        session.console.say(f"{session.definition.name} has no runs here. Start one: {session.program} run")
         return
     rows = [
         [run.run, run.state, run.user, moment(run.created), took(run), ", ".join(run.tags), _why(run)] for run in runs
@@ -126,7 +126,7 @@ def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecor
     if len(failed) > _FAILED_SHOWN:
         say(f"… and {len(failed) - _FAILED_SHOWN:,} more: --json lists all")
     first = failed[0]
-    session.console.say(f"What a task wrote: python {session.script} logs {run.run}/{first.step}/{first.task}")
+    session.console.say(f"What a task wrote: {session.program} logs {run.run}/{first.step}/{first.task}")
 
 
 def _steps(session: Session, storage: Storage, run: RunRecord, begun: Mapping[str, StepRecord]) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def watch(session: Session, store: MetadataStore, *, again: bool) -> Watcher:
     def expected() -> float | None:
         return None if again else usual_time(store, definition.name)
 
-    return LiveDisplay(console, console.terminal, definition.graph.order(), session.script, expected)
+    return LiveDisplay(console, console.terminal, definition.graph.order(), session.program, expected)
 
 
 def usual_time(store: MetadataStore, flow: str) -> float | None:

@@ -1,0 +1,83 @@
+"""The commands that messages tell the user to type work as they stand, where they were printed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import pytest
+
+FLOW = """
+import os
+
+from flowkit import FlowSpec, Parameter, project, step
+
+
+@project(name="trials")
+class OddFlow(FlowSpec):
+    n = Parameter("n", default=1)
+
+    @step
+    def start(self):
+        if not os.path.exists("mended"):
+            raise ValueError("not yet")
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    OddFlow()
+"""
+
+
+def _told(result, after):
+    """Return the words of the command that stands on the line after `after`."""
+    lines = result.stderr.splitlines()
+    [place] = [number for number, line in enumerate(lines) if line.startswith(after)]
+    return shlex.split(lines[place + 1])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["../some where/o d'd.py"],
+        ["-m", "plain", "--with", "retry:times=0"],
+        ["plain.py", "--datastore-root", "my data", "--with", "retry:times=0", "--branch", "b"],
+    ],
+    ids=["path", "module", "options"],
+)
+def test_the_command_that_resumes_works_as_it_is_printed(workspace, before):
+    workspace.write("some where/o d'd.py", FLOW)
+    (workspace.path / "here").mkdir()
+    workspace.write("here/plain.py", FLOW)
+
+    def run(*words):
+        return workspace.command("sh", "-c", f"cd here && exec {shlex.join([sys.executable, *words])}")
+
+    # `command` runs in the workspace; the flow is started from a folder in it.
+    failed = run(*before, "run", "--max-workers", "2", "--n", "7", "--tag", "a", "--fail-fast")
+    assert failed.returncode == 1, failed
+    words = _told(failed, "Mend it, then go on from there:")
+    assert words == [
+        *("python", *before),
+        *("resume", "--origin-run-id", "1", "--max-workers", "2", "--fail-fast"),
+    ]
+    again = run(*words[1:])
+    assert again.returncode == 1, again
+    assert _told(again, "Mend it, then go on from there:")[-4:] == ["2", "--max-workers", "2", "--fail-fast"]
+    (workspace.path / "here" / "mended").touch()
+    done = run(*words[1:])
+    assert done.returncode == 0, done
+    status = run(*before, "status", "1")
+    looked = run(*shlex.split(status.stderr.partition("What a task wrote: ")[2])[1:])
+    assert "ValueError: not yet" in looked.stdout, str(status) + str(looked)
+
+
+def test_the_help_names_the_program_as_it_was_started(workspace):
+    workspace.write("some where/flow.py", FLOW)
+    workspace.write("plain.py", FLOW)
+    assert workspace.run("--help", flow="some where/flow.py").stdout.startswith("Usage: python 'some where/flow.py' ")
+    assert workspace.command(sys.executable, "-m", "plain", "-h").stdout.startswith("Usage: python -m plain ")
