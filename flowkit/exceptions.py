@@ -41,7 +41,7 @@ EXIT_CODES: dict[int, str] = {
     5: "stored data is damaged, missing or cannot be read or written",
     6: "conflict: somebody else owns the run",
     70: "a defect in flowkit itself",
-    130: "stopped by Ctrl-C, SIGTERM or cancel",
+    130: "stopped by Ctrl-C, SIGTERM, cancel, or a terminal that was closed",
 }
 
 

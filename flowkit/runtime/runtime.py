@@ -38,6 +38,8 @@ LOOP_PATIENCE = 0.2
 """Seconds that one turn waits for an index that somebody else holds locked; its records are written later."""
 CANCEL_CHECK = 1.0
 """Seconds between two looks for a request to cancel."""
+_HANGUP = getattr(signal, "SIGHUP", None)
+"""What a process gets when its terminal is closed; not on Windows."""
 
 
 class Runtime:
@@ -258,9 +260,11 @@ class Runtime:
         read, write = os.pipe()
         os.set_blocking(write, False)
         self._wakeup = (read, write)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:  # nohup: go on
+            numbers.append(_HANGUP)
         self._previous = {
-            number: signal.signal(number, lambda number, _frame: self._signals.append(number))
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, lambda number, _frame: self._signals.append(number)) for number in numbers
         }
         self._previous_wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         return read
@@ -275,8 +279,14 @@ class Runtime:
     def _act_on_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
-            again = self._stopping is not None
-            why = "stopped by Ctrl-C" if number == signal.SIGINT else self._cancel_request() or "stopped by SIGTERM"
+            # A terminal that closes may say so twice: its shell does, and the system.
+            again = self._stopping is not None and number != _HANGUP
+            if number == signal.SIGINT:
+                why = "stopped by Ctrl-C"
+            elif number == _HANGUP:
+                why = "stopped by SIGHUP: the terminal was closed"
+            else:
+                why = self._cancel_request() or "stopped by SIGTERM"
             self._stop(why, now=again)
 
     def _cancel_request(self) -> str | None:

@@ -125,6 +125,33 @@ def test_sigterm_stops_a_run_too(workspace: Any) -> None:
     nothing_left(workspace)
 
 
+def test_a_terminal_that_is_closed_stops_a_run_cleanly(workspace: Any) -> None:
+    write(workspace)
+    process = started(workspace)
+    for _ in range(2):  # as the system and the shell do
+        process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, out + err
+    assert "the terminal was closed" in out
+    nothing_left(workspace)
+    assert workspace.client().Run("Story/1").status == "cancelled"
+
+
+def test_a_run_under_nohup_outlives_its_terminal(workspace: Any) -> None:
+    write(workspace)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = started(workspace)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    workspace.write("go", "")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert "stopped by SIGTERM" in out, out + err
+    nothing_left(workspace)
+
+
 def test_a_killed_runtime_leaves_nothing_and_its_run_goes_on(workspace: Any) -> None:
     write(workspace, stubborn=True)
     process = started(workspace)
