@@ -252,6 +252,8 @@ class Console:
                 stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             if stream is self._err or stream.isatty():
                 stream.flush()
+        except BlockingIOError:  # another program has changed the terminal that it shares with us
+            os.set_blocking(stream.fileno(), True)
         except (OSError, ValueError):  # the reader is gone, the terminal hung up, the disk is full
             self._give_up(stream)
 

@@ -274,8 +274,10 @@ class LiveDisplay:
             commands.append(f"dump {self._run}/{order[-1]}")
         commands.append(f"logs {self._run}")
         why = reason if state == "cancelled" else None
-        look = clean(", ".join(commands))
-        self._console.lines(self.summary.lines(self._terminal, self._title, state, why, seconds, counts, order, look))
+        console = self._console
+        console.lines(self.summary.lines(self._terminal, self._title, state, why, seconds, counts, order))
+        # Not cut, unlike the others: it is there to be copied.
+        console.data(console.paint("  look further: ", "dim") + clean(", ".join(commands)))
 
     # -- signals --------------------------------------------------------------------------------------------------
 

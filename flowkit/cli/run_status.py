@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flowkit.cli.console import clean
 from flowkit.cli.run_view import RunView, StepView, draw
 from flowkit.cli.session import Session
+from flowkit.cli.table import one_line
 from flowkit.metadata.records import RunRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def show_run(
         if run.finished is None and total:
             total = max(total, _width(session, storage, run, name))
         known["pending"] = total - sum(known.values()) + known["pending"]
-        views.append(StepView(clean(name), **known, total=total, seconds=_seconds(begun.get(name), run, now)))
+        views.append(StepView(one_line(name), **known, total=total, seconds=_seconds(begun.get(name), run, now)))
     seconds = (run.finished or now) - run.created if run.state != "lost" else None
     terminal = session.console.terminal
-    view = RunView(clean(f"{run.flow}/{run.run}"), run.state, seconds, views)
+    view = RunView(one_line(f"{run.flow}/{run.run}"), run.state, seconds, views)
     session.console.lines(draw(view, terminal, terminal.size()[0] - 1, _MOST_STEPS))
 
 

@@ -77,7 +77,6 @@ class Summary:
         seconds: float,
         counts: Mapping[str, Counts],
         order: Sequence[str],
-        look_further: str,
     ) -> list[list[Part]]:
         """Return the summary as lines of parts.
 
@@ -95,8 +94,6 @@ class Summary:
             The tasks of each step.
         order : sequence of str
             The steps.
-        look_further : str
-            Commands.
         """
         width = terminal.size()[0] - 1
         sign, style = mark(state, terminal)
@@ -104,7 +101,7 @@ class Summary:
         lines[1].append((f" in {duration(seconds)}" + (f": {one_line(reason)}" if reason else ""), ""))
         lines += self._table(terminal, width, counts, order)
         lines += [[(f"  {name}: ", "dim"), (text, "")] for name, text in self._facts(terminal, counts)]
-        return [*lines, [("  look further: ", "dim"), (look_further, "")]]
+        return lines
 
     def _facts(self, terminal: Terminal, counts: Mapping[str, Counts]) -> list[tuple[str, str]]:
         facts = []

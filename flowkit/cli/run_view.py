@@ -176,7 +176,7 @@ def _facts(step: StepView) -> list[str]:
             facts.append(f"{getattr(step, name):,} {name}")
     left = step.total - step.done - step.failed - step.cancelled - step.lost
     if step.rate and step.rate >= 0.001:
-        facts.append(f"{step.rate:,.0f}/s" if step.rate >= 9.95 else f"{step.rate:.1f}/s")
+        facts.append(_rate(step.rate))
         if left > 0:
             facts.append(f"{duration(round(left / step.rate)).replace('.0 ', ' ')} left")
     for name in ("cloned", "pending", "cancelled", "lost"):
@@ -185,6 +185,12 @@ def _facts(step: StepView) -> list[str]:
     if not step.rate and step.seconds is not None:
         facts.append(short(step.seconds))
     return facts
+
+
+def _rate(rate: float) -> str:
+    if rate < 1:
+        return f"{rate * 60:.1f}/min"
+    return f"{rate:,.0f}/s" if rate >= 9.95 else f"{rate:.1f}/s"
 
 
 def _fitting(facts: Sequence[str], terminal: Terminal, room: int) -> list[Part]:
