@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,9 @@ from flowkit.settings import settings, variable
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.model.coordinates import TaskRef
     from flowkit.model.launch import Launch
+    from flowkit.model.manifest import Failure
     from flowkit.runtime.lanes import Lanes
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.resume import Plan
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _MOST_WARNINGS = 20
 """How many warnings about the flow are told when a run starts; `check` tells all."""
+_MOST_FAILURES = 5
+"""How many different failures are shown at the end of a run."""
 
 
 def run_options(session: Session) -> list[click.Parameter]:
@@ -294,6 +298,14 @@ def _resume_command(session: Session, run: str) -> str:
     return " ".join([program(session.definition.file), *before, "resume", "--origin-run-id", run, *after])
 
 
+def _alike(failures: Sequence[tuple[TaskRef, Failure]]) -> list[tuple[list[TaskRef], Failure]]:
+    """Put failures that read the same together, in the order in which they came."""
+    found: dict[tuple[str, str], tuple[list[TaskRef], Failure]] = {}
+    for task, failure in failures:
+        found.setdefault((task.step, failure.traceback or failure.message), ([], failure))[0].append(task)
+    return list(found.values())
+
+
 def _last_words(session: Session, runtime: Runtime, state: str) -> int:
     console, record = session.console, runtime.record
     command = _resume_command(session, record.run)
@@ -306,13 +318,15 @@ def _last_words(session: Session, runtime: Runtime, state: str) -> int:
         console.warn(f"Go on with:\n    {command}")
         return 130
     console.flush()
-    for task, failure in runtime.outcome.failures[:5]:
+    alike = _alike(runtime.outcome.failures)
+    for tasks, failure in alike[:_MOST_FAILURES]:
         where = f" ({failure.location})" if failure.location else ""
-        console.warn(f"\nTask {record.flow}/{record.run}/{task} failed{where}:")
+        others = f", and {len(tasks) - 1:,} more of {tasks[0].step} in the same way" if len(tasks) > 1 else ""
+        console.warn(f"\nTask {record.flow}/{record.run}/{tasks[0]} failed{where}{others}:")
         body = failure.traceback or failure.message
         console.warn("\n".join(f"    {line}" for line in body.rstrip().splitlines()))
-    more = len(runtime.outcome.failures) - 5
-    if more > 0:
+    more = sum(len(tasks) for tasks, _ in alike[_MOST_FAILURES:])
+    if more:
         console.warn(f"\n… and {more:,} more: {session.program} status {record.run}")
     for line in runtime.outcome.awaited:
         console.warn(f"Because of that, {line}.")
