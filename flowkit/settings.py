@@ -81,7 +81,7 @@ def settings(*, reload: bool = False) -> Settings:
     global _cached
     if _cached is None or reload:
         values: dict[str, Any] = {}
-        for layer, origin in (user_file(), project_file(os.getcwd())):
+        for layer, origin in (user_file(), project_file(working_folder())):
             values.update(checked(layer, origin))
         values.update(checked(_from_environment(), "the environment"))
         _cached = Settings(**values)
@@ -160,9 +160,17 @@ def profiles() -> list[str]:
     return sorted(name[7:-5] for name in names if name.startswith("config-") and name.endswith(".toml"))
 
 
-def project_file(folder: str) -> tuple[Mapping[str, Any], str]:
+def working_folder() -> str | None:
+    """Return the working directory; None where somebody has deleted it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def project_file(folder: str | None) -> tuple[Mapping[str, Any], str]:
     """Return what the nearest project file says, from a folder upwards, and its path."""
-    while True:
+    while folder is not None:
         path = os.path.join(folder, PROJECT_FILE)
         if os.path.isfile(path):
             return _read_toml(path), path
@@ -170,9 +178,8 @@ def project_file(folder: str) -> tuple[Mapping[str, Any], str]:
         if os.path.isfile(path) and _mentions_flowkit(path):
             return _read_toml(path).get("tool", {}).get("flowkit", {}), path
         parent = os.path.dirname(folder)
-        if parent == folder:
-            return {}, ""
-        folder = parent
+        folder = parent if parent != folder else None
+    return {}, ""
 
 
 def foreign_variables() -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from flowkit import registry
 from flowkit.datastore.artifacts import ArtifactReader
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.manifests import read_manifest
-from flowkit.datastore.root import FOLDER, find_root, open_storage
+from flowkit.datastore.root import FOLDER, default_root, open_storage
 from flowkit.datastore.runs import list_flows
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import NotFound, StoreError, UsageError
@@ -90,7 +90,7 @@ def default_place() -> str:
     """Return where a flow that was run here and now would keep its runs, as ``local@<root>``."""
     configured = settings().datastore
     if not configured:
-        return f"{settings().metadata}@{find_root(os.getcwd()) or os.path.abspath(FOLDER)}"
+        return f"{settings().metadata}@{default_root()}"
     return f"{settings().metadata}@{configured if '://' in configured else _absolute(configured)}"
 
 

@@ -6,7 +6,7 @@ import os
 
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import NotFound, StoreError
-from flowkit.settings import settings
+from flowkit.settings import settings, working_folder
 
 FOLDER = ".flowkit"
 """The name of a root that nobody named otherwise."""
@@ -26,6 +26,23 @@ def find_root(start: str) -> str | None:
         if parent == folder:
             return None
         folder = parent
+
+
+def default_root() -> str:
+    """Return the nearest ``.flowkit`` from the working directory upwards, or the one to be made there.
+
+    Raises
+    ------
+    NotFound
+        If the working directory has been deleted.
+    """
+    folder = working_folder()
+    if folder is None:
+        raise NotFound(
+            "the working directory does not exist any more",
+            "somebody has deleted it: go to one that exists, or set FLOWKIT_DATASTORE",
+        )
+    return find_root(folder) or os.path.join(folder, FOLDER)
 
 
 def make_root(path: str) -> str:
@@ -88,7 +105,7 @@ def open_storage(spec: str | None = None, *, create: bool = False) -> Storage:
     if spec:
         path = os.path.abspath(os.path.expanduser(spec.removeprefix("file://")))
     else:
-        path = find_root(os.getcwd()) or os.path.abspath(FOLDER)
+        path = default_root()
     if os.path.isdir(path):
         storage = LocalStorage(path)
         if create:

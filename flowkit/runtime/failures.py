@@ -44,12 +44,19 @@ def _full_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _absolute(file: str) -> str:
+    try:
+        return os.path.abspath(file)
+    except FileNotFoundError:  # the step has deleted the working directory
+        return file
+
+
 def _location(error: BaseException, flow_file: str) -> str | None:
     frame = error.__traceback__
     in_flow = elsewhere = None
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if os.path.abspath(file) == os.path.abspath(flow_file):
+        if file == flow_file or _absolute(file) == _absolute(flow_file):
             in_flow = f"{file}:{frame.tb_lineno}"
         elif not is_ours(file):
             elsewhere = f"{file}:{frame.tb_lineno}"
