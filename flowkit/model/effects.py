@@ -98,7 +98,7 @@ class State:
     surely : set of str
         Names that every path has set.
     merged : frozenset of str or None
-        Some path has merged the inputs of the join, all names but these.
+        Some path has merged the inputs of the join; these names are not there by that.
     unsure : bool
         Some path has done what cannot be told.
     dead : bool
@@ -156,16 +156,13 @@ class State:
         self.deleted.add(name)
         self.added.discard(name)
         self.surely.discard(name)
-
-    def maybe_set(self, names: set[str] | frozenset[str]) -> None:
-        """The names may be set."""
-        self.added |= names
-        self.deleted -= names
+        if self.merged is not None:
+            self.merged |= {name}
 
     def merge(self, excluded: frozenset[str]) -> None:
         """Everything that the inputs have comes in, but for some names."""
         self.merged = excluded if self.merged is None else self.merged & excluded
-        self.deleted.clear()
+        self.deleted &= excluded
 
     def apply(self, effects: Effects) -> None:
         """A function with these effects runs to its end."""
@@ -175,6 +172,8 @@ class State:
             self.merge(effects.merged)
         self.added |= effects.added
         self.deleted |= effects.deleted
+        if self.merged is not None:
+            self.merged |= effects.deleted
         self.surely -= effects.deletes
         self.surely |= effects.surely
         self.unsure = self.unsure or effects.unsure
