@@ -19,6 +19,7 @@ from flowkit.cli.invocation import program
 from flowkit.cli.session import Session, decorator_options, default_decospecs
 from flowkit.exceptions import FlowInvalid, Problem, UsageError
 from flowkit.model.definition import FlowDefinition, define
+from flowkit.model.flow_file import check_defined_once
 from flowkit.model.flowspec import FlowSpec
 from flowkit.model.step_source import forget_sources
 from flowkit.registry import load
@@ -63,6 +64,7 @@ def execute(cls: type[Any], arguments: list[str]) -> int:
 def _defined(cls: type[Any]) -> FlowDefinition:
     if cls is FlowSpec:
         raise FlowInvalid([Problem("FlowSpec itself is no flow", None, "derive a class from it, and make that one")])
+    check_defined_once(cls)
     return define(cls)
 
 

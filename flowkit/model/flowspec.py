@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, overload
 
-from flowkit.exceptions import FlowkitError, TaskError
+from flowkit.exceptions import TaskError
+from flowkit.model import flow_file
 from flowkit.model.inputs import Inputs, merge
 from flowkit.model.manifest import Artifact
 
@@ -113,7 +114,13 @@ class FlowSpec:
 
     _binding: TaskBinding | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__ == "__main__":
+            flow_file.defined(cls)
+
     def __init__(self, use_cli: bool = True) -> None:
+        flow_file.started()
         if use_cli:
             from flowkit.cli.main import main
 
@@ -251,22 +258,4 @@ def _names(given: Iterable[str], option: str) -> list[str]:
     return list(given)
 
 
-def _install_excepthook() -> None:
-    """Show a mistake in a flow's class body (a wrong decorator, a wrong parameter) without a traceback of ours.
-
-    Such errors are raised while the user's file is being imported, before any command could catch them. Raising
-    SystemExit in the hook gives the process the error's exit code.
-    """
-    previous = sys.excepthook
-
-    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-        if not isinstance(error, FlowkitError):
-            previous(kind, error, traceback)
-            return
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code)
-
-    sys.excepthook = show
-
-
-_install_excepthook()
+flow_file.install_excepthook()

@@ -218,3 +218,29 @@ def test_a_python_that_is_too_old(flow):
             result = flow.command(python, *command, env=env)
             _told(result, 2, "flowkit needs Python 3.10 or newer, and this is Python 3.")
             assert result.stderr.count("\n") == 1
+
+
+FLOW_HEAD = "from flowkit import FlowSpec, step\n\n\n"
+
+
+def test_a_flow_that_is_never_started(workspace):
+    workspace.write("flow.py", f"{FLOW_HEAD}class LazyFlow(FlowSpec):\n{STEPS}")
+    _told(workspace.run("run"), 3, "flow.py:", "LazyFlow is defined and never started", "LazyFlow()")
+    # A script that only defines one, and a file that ends before it could start it.
+    assert workspace.run(check=True).output == ""
+    workspace.write("flow.py", f"{FLOW_HEAD}class LazyFlow(FlowSpec):\n{STEPS}\nraise SystemExit(0)\nLazyFlow()\n")
+    assert workspace.run("run", check=True).output == ""
+    workspace.write("flow.py", f"{FLOW_HEAD}class LazyFlow(FlowSpec):\n{STEPS}\n1 / 0\n")
+    failed = workspace.run("run", check=1)
+    assert failed.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_a_flow_that_is_defined_twice(workspace):
+    twice = f"{FLOW_HEAD}class SameFlow(FlowSpec):\n{STEPS}\n\n\nclass SameFlow(FlowSpec):\n{STEPS}\n\n\n"
+    workspace.write("flow.py", f"{twice}if __name__ == '__main__':\n    SameFlow()\n")
+    _told(workspace.run("run"), 3, "flow.py:18: the flow SameFlow is defined twice", "line 6")
+    derived = twice.replace("class SameFlow(FlowSpec)", "class SameFlow(SameFlow)").replace(
+        "(SameFlow)", "(FlowSpec)", 1
+    )
+    workspace.write("flow.py", f"{derived}if __name__ == '__main__':\n    SameFlow()\n")
+    workspace.run("run", check=True)
