@@ -85,6 +85,8 @@ class LiveDisplay:
         self._due = self._began + PATIENCE
         self._drawn = 0.0
         self._label = 0
+        self._same: tuple[TaskRef, str, int] | None = None
+        self._head = ""
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._samples: dict[str, deque[tuple[float, int]]] = {}
@@ -113,9 +115,17 @@ class LiveDisplay:
     def line(self, task: TaskRef, stream: str, text: str, when: float) -> None:
         """A task wrote a line."""
         # A progress bar that goes back to the start of its line shows what it showed last.
-        text = clean(text.rstrip("\r\n").rpartition("\r")[2])
-        rule = (self._terminal.glyphs.rule, "red" if stream == "err" else "dim")
-        self._add([*self._prefix(task, when), rule, (f" {text}", "")])
+        if not text.isprintable():
+            text = clean(text.rstrip("\r\n").rpartition("\r")[2])
+        # Lines come in numbers, and most have the task and the second of the one before.
+        same = (task, stream, int(when))
+        if same != self._same:
+            paint = self._terminal.paint
+            rule = paint(self._terminal.glyphs.rule, "red" if stream == "err" else "dim")
+            self._head = "".join([paint(*part) for part in self._prefix(task, when)]) + rule
+            self._same = same
+        self._lines.append(f"{self._head} {text}")
+        self._dirty = True
 
     def task_succeeded(self, task: TaskRef, manifest: Manifest) -> None:
         """A task has a committed result."""
