@@ -28,7 +28,10 @@ def program(file: str) -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None:
         return f"python -m {shlex.quote(spec.name.removesuffix('.__main__'))}"
-    near = os.path.relpath(file)
+    try:
+        near = os.path.relpath(file)
+    except FileNotFoundError:  # the working directory has been deleted
+        near = file
     return f"python {shlex.quote(file if near.startswith(os.path.join('..', '..')) else near)}"
 
 

@@ -167,10 +167,19 @@ FLOW = """
         Rude()
 """
 
-FINE = (
-    "close_stdout close_every_descriptor no_newline many_lines binary_junk children change_directory handlers "
-    "stop_myself replace_streams threads_left"
-).split()
+FINE = [
+    "close_stdout",
+    "close_every_descriptor",
+    "no_newline",
+    "many_lines",
+    "binary_junk",
+    "children",
+    "change_directory",
+    "handlers",
+    "stop_myself",
+    "replace_streams",
+    "threads_left",
+]
 FAILS = {
     "leave_early": "ended with status 0 and without a result",
     "leave_by_exit": "SystemExit",
