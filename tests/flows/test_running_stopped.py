@@ -125,9 +125,18 @@ def test_sigterm_stops_a_run_too(workspace: Any) -> None:
     nothing_left(workspace)
 
 
+def started_with_sighup(workspace: Any, action: Any) -> Any:
+    """Start a run, whatever the tests themselves do about SIGHUP (they may run under nohup)."""
+    before = signal.signal(signal.SIGHUP, action)
+    try:
+        return started(workspace)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_is_closed_stops_a_run_cleanly(workspace: Any) -> None:
     write(workspace)
-    process = started(workspace)
+    process = started_with_sighup(workspace, signal.SIG_DFL)
     for _ in range(2):  # as the system and the shell do
         process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=30)
@@ -139,11 +148,7 @@ def test_a_terminal_that_is_closed_stops_a_run_cleanly(workspace: Any) -> None:
 
 def test_a_run_under_nohup_outlives_its_terminal(workspace: Any) -> None:
     write(workspace)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = started(workspace)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    process = started_with_sighup(workspace, signal.SIG_IGN)
     process.send_signal(signal.SIGHUP)
     workspace.write("go", "")
     process.send_signal(signal.SIGTERM)
