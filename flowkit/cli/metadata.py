@@ -10,12 +10,10 @@ from flowkit.cli.console import Console
 from flowkit.cli.group import Group
 from flowkit.datastore.root import open_storage
 from flowkit.exceptions import DataError
-from flowkit.metadata.relational import DamagedDatabase
 from flowkit.registry import load
 from flowkit.settings import settings
 
 if TYPE_CHECKING:
-    from flowkit.datastore.storage import Storage
     from flowkit.runtime.rebuild import Summary
 
 _PROBLEMS_SHOWN = 20
@@ -40,27 +38,23 @@ def command(console: Console) -> click.Command:
 
 
 def _rebuild(console: Console, datastore_root: str | None) -> int:
-    storage = open_storage(datastore_root)
-    try:
-        summary = _fill(console, storage)
-    except DamagedDatabase as error:
-        from flowkit.metadata.sqlite import set_aside
+    from flowkit.metadata.sqlite import set_aside
+    from flowkit.runtime.rebuild import remake
 
-        console.say(error.headline)
-        console.say(f"It is kept as {set_aside(storage.root)}, and a new one is made.")
-        summary = _fill(console, storage)
+    storage = open_storage(datastore_root)
+
+    def aside() -> str | None:
+        kept = set_aside(storage.root)
+        console.say(f"The metadata store is damaged: it is kept as {kept}, and a new one is made.")
+        return kept
+
+    def told(so_far: Summary) -> None:
+        console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks")
+
+    store: Any = load("metadata", settings().metadata)
+    summary, _ = remake(storage, lambda: store(storage.root), aside, told)
     _tell(console, storage.root, summary)
     return DataError.exit_code if summary.problems else 0
-
-
-def _fill(console: Console, storage: Storage) -> Summary:
-    from flowkit.runtime.rebuild import rebuild
-
-    store: Any = load("metadata", settings().metadata)(storage.root)
-    try:
-        return rebuild(storage, store, lambda so_far: console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks"))
-    finally:
-        store.close()
 
 
 def _tell(console: Console, root: str, summary: Summary) -> None:

@@ -49,16 +49,6 @@ def tags_file(flow: str, run: str) -> str:
     return f"{run_folder(flow, run)}/tags.json"
 
 
-def lease_file(flow: str, run: str) -> str:
-    """Return the object that says who owns a run."""
-    return f"{run_folder(flow, run)}/lease.json"
-
-
-def launches_folder(flow: str, run: str) -> str:
-    """Return the folder of what was submitted elsewhere (a plain name could be a step's)."""
-    return f"{run_folder(flow, run)}/.launches"
-
-
 def step_folder(flow: str, run: str, step: str) -> str:
     """Return the folder of a step."""
     return f"{FLOWS}/{_part(flow)}/{_part(run)}/{_part(step)}"

@@ -268,11 +268,6 @@ class Parameter:
         return UsageError(f"parameter '{self.name}' takes {self.type_name}; {lead} {value!r}", hint)
 
 
-def parameter_option(name: str) -> str:
-    """The option of a parameter's name."""
-    return "--" + name
-
-
 def duplicate_names(parameters: Sequence[Parameter]) -> list[str]:
     """Return the names that two parameters share, ignoring case and dashes."""
     seen: set[str] = set()

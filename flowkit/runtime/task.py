@@ -22,7 +22,7 @@ from flowkit.datastore.root import open_storage
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import TaskContext
 from flowkit.exceptions import DataError, FailureHandledByCatch, InvalidNext
-from flowkit.model.coordinates import Coordinates, TaskRef
+from flowkit.model.coordinates import TaskRef
 from flowkit.model.definition import FlowDefinition, StepDefinition
 from flowkit.model.graph import Node
 from flowkit.model.inputs import Inputs
@@ -426,8 +426,3 @@ def _tempdir() -> str:
     import tempfile
 
     return tempfile.gettempdir()
-
-
-def task_coordinates(definition: FlowDefinition, step: str, task: str) -> Coordinates:
-    """Return the coordinates that a task id stands for in a step of the flow."""
-    return Coordinates.parse(task, definition.graph[step].depth)
