@@ -110,6 +110,8 @@ class Console:
 
     def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None) -> None:
         """An attempt has a process."""
+        if self.quiet:
+            return
         what = "fallback is starting to handle the failure" if fallback else "is starting"
         again = f" (attempt {attempt + 1})" if attempt and not fallback else ""
         self._line(f"Task {what}{again}.", task, pid)
@@ -120,6 +122,8 @@ class Console:
 
     def task_succeeded(self, task: TaskRef, manifest: Manifest) -> None:
         """A task has a result."""
+        if self.quiet:
+            return
         width, caught = manifest.transition.width, caught_by(manifest)
         if width is not None:
             self._line(f"Foreach yields {width:,} child steps.", task)
