@@ -140,10 +140,15 @@ def _check_step(session: Session, store: MetadataStore, run: RunRecord, step: st
 def _check_task(store: MetadataStore, run: RunRecord, step: str, task: str) -> None:
     if store.task(run.flow, run.run, step, task) is not None:
         return
-    known = [record.task for record in store.tasks(run.flow, run.run, step, limit=_PAGE)]
+    known = sorted((record.task for record in store.tasks(run.flow, run.run, step, limit=_PAGE)), key=_by_number)
     if not known:
         raise NotFound(f"the step '{step}' of run {run.run} has no tasks yet")
     shown = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
     raise NotFound(
         f"the step '{step}' of run {run.run} has no task '{task}'", did_you_mean(task, known) or f"its tasks: {shown}"
     )
+
+
+def _by_number(task: str) -> list[tuple[int, str]]:
+    """Order the ids of tasks as people count: 2 before 10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in task.replace("-", ".").split(".")]

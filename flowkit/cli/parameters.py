@@ -9,7 +9,7 @@ import click
 
 from flowkit.exceptions import UsageError
 from flowkit.model.definition import FlowDefinition
-from flowkit.model.parameters import Parameter, ParameterContext
+from flowkit.model.parameters import JSONTypeClass, Parameter, ParameterContext
 
 if TYPE_CHECKING:
     from flowkit.cli.session import Session
@@ -58,8 +58,20 @@ def _help(parameter: Parameter) -> str:
     if parameter.required:
         parts.append("[required]")
     elif parameter.show_default and parameter.default is not None and not callable(parameter.default):
-        parts.append(f"[default: {parameter.default}]")
+        parts.append(f"[default: {_as_typed(parameter)}]")
     return "  ".join(part for part in parts if part)
+
+
+def _as_typed(parameter: Parameter) -> str:
+    """Return the default as it would be given on the command line."""
+    default = parameter.default
+    if isinstance(parameter.type, JSONTypeClass) and not isinstance(default, str):
+        import json
+
+        return json.dumps(default, ensure_ascii=False)
+    if parameter.separator is not None and isinstance(default, (list, tuple)):
+        return parameter.separator.join(map(str, default))
+    return str(default.name if isinstance(parameter.type, type) and hasattr(default, "name") else default)
 
 
 def read_given(definition: FlowDefinition, options: Mapping[str, Any]) -> dict[str, Any]:

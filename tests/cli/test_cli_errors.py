@@ -244,3 +244,16 @@ def test_a_flow_that_is_defined_twice(workspace):
     )
     workspace.write("flow.py", f"{derived}if __name__ == '__main__':\n    SameFlow()\n")
     workspace.run("run", check=True)
+
+
+def test_the_tasks_that_there_are_stand_in_their_order(workspace):
+    fan = STEPS.replace("self.next(self.end)", "self.xs = range(12); self.next(self.work, foreach='xs')").replace(
+        "    @step\n    def end",
+        "    @step\n    def work(self):\n        self.next(self.join)\n\n"
+        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n\n    @step\n    def end",
+    )
+    workspace.write(
+        "flow.py", f"{FLOW_HEAD}class FanFlow(FlowSpec):\n{fan}\n\nif __name__ == '__main__':\n    FanFlow()\n"
+    )
+    workspace.run("run", check=True)
+    _told(workspace.run("dump", "1/work/x"), 4, "its tasks: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …")

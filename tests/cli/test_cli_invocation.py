@@ -81,3 +81,40 @@ def test_the_help_names_the_program_as_it_was_started(workspace):
     workspace.write("plain.py", FLOW)
     assert workspace.run("--help", flow="some where/flow.py").stdout.startswith("Usage: python 'some where/flow.py' ")
     assert workspace.command(sys.executable, "-m", "plain", "-h").stdout.startswith("Usage: python -m plain ")
+
+
+def test_the_help_shows_defaults_as_they_are_typed(workspace):
+    workspace.write(
+        "flow.py",
+        """
+        import enum
+
+        from flowkit import FlowSpec, JSONType, Parameter, step
+
+
+        class Size(enum.Enum):
+            SMALL = 1
+            LARGE = 2
+
+
+        class TypedFlow(FlowSpec):
+            options = Parameter("options", type=JSONType, default={"depth": [1, None, True]})
+            words = Parameter("words", separator=":", default=["a", "b"])
+            size = Parameter("size", type=Size, default=Size.LARGE)
+
+            @step
+            def start(self):
+                print(self.options, self.words, self.size)
+
+
+        if __name__ == "__main__":
+            TypedFlow()
+        """,
+    )
+    text = workspace.run("run", "--help", check=True).stdout
+    shown = ['{"depth": [1, null, true]}', "a:b", "LARGE"]
+    for default in shown:
+        assert f"[default: {default}]" in text
+    workspace.run("run", check=True)
+    workspace.run("run", "--options", shown[0], "--words", shown[1], "--size", shown[2], check=True)
+    assert workspace.run("logs", "1/start").stdout == workspace.run("logs", "2/start").stdout
