@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 
 import pytest
+
+from flowkit import Parameter
+from flowkit.exceptions import UsageError
 
 FLOW = """
 import os
@@ -118,3 +122,14 @@ def test_the_help_shows_defaults_as_they_are_typed(workspace):
     workspace.run("run", check=True)
     workspace.run("run", "--options", shown[0], "--words", shown[1], "--size", shown[2], check=True)
     assert workspace.run("logs", "1/start").stdout == workspace.run("logs", "2/start").stdout
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_no_parameter_can_take_the_place_of_an_option(workspace, command):
+    workspace.write("flow.py", FLOW)
+    options = workspace.run(command, "--help", check=True).stdout.partition("Options:")[2]
+    names = set(re.findall(r"^ +(?:-h, )?--([a-z-]+)", options, re.MULTILINE)) - {"n"}
+    assert {"tag", "max-workers", "help"} < names
+    for name in names:
+        with pytest.raises(UsageError, match="an option of that name"):
+            Parameter(name)
