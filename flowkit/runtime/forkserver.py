@@ -49,6 +49,8 @@ _WITH_DESCRIPTOR = tuple(
 _QUIET = 0.002
 """Seconds after which others are told of a new task; one that has ended by then costs them one message, not three."""
 _LATER = 0.004
+_NO_PROCESS = 71
+"""Exit status of a server that could not start the log process."""
 _SPARE_DESCRIPTORS = 32
 
 
@@ -314,7 +316,7 @@ class ForkServer:
         if self._log is not None:
             self._log.close()
         mine, theirs = messages.pair()
-        pid = os.fork()
+        pid = _fork_patiently()
         if pid == 0:
             try:
                 mine.close()
@@ -402,6 +404,19 @@ class ForkServer:
                     pass  # it has just ended, or has become another user
             time.sleep(0.005)
         os._exit(0)
+
+
+def _fork_patiently() -> int:
+    """Fork what nothing can do without: the machine may have no process to give for a moment."""
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            return os.fork()
+        except OSError:
+            time.sleep(pause)
+    try:
+        return os.fork()
+    except OSError:
+        os._exit(_NO_PROCESS)
 
 
 def _descriptor_limit(wanted: int) -> int:

@@ -82,6 +82,8 @@ class LocalExecutor(Executor):
         self._nodes: dict[int, NodeState] = {}
         self._next = 1
         self._waiting: deque[LaunchState] = deque()
+        self._refused: dict[int, NodeState] = {}
+        self._told_of_refusals = False
         self._running = 0
         self._alive = 0
         self._deadlines: list[tuple[float, int, NodeState, str]] = []
@@ -160,7 +162,10 @@ class LocalExecutor(Executor):
     def _start_fresh_server(self) -> None:
         from flowkit.settings import environment
 
-        pid, end = forkserver.start_fresh(environment())
+        try:
+            pid, end = forkserver.start_fresh(environment())
+        except OSError as error:
+            raise FlowkitError(f"no process can be started: {error.strerror}", "see ulimit -u and ulimit -n") from error
         self._server, self._server_pid, self.fresh_always = Channel(end), pid, True
 
     def _start_log(self) -> None:
@@ -312,6 +317,7 @@ class LocalExecutor(Executor):
     def _ask_for(self, node: NodeState) -> None:
         """Ask the server for a process."""
         node.asked, node.log = True, self._logs
+        self._refused.pop(node.number, None)
         launch = node.group.launch
         task = launch.coordinates
         if launch.gang:
@@ -374,11 +380,21 @@ class LocalExecutor(Executor):
         if node.kill is not None or given_up:
             if node.kill is None:
                 self.notices.append(f"{node.group.launch.ref}: no process could be started: {text}")
-            self._conclude(node, None, time.time(), node.kill or "lost")
+            self._conclude(node, None, time.time(), node.kill or "refused")
             return
-        if node.refusals == 1:
+        self._refused[node.number] = node
+        if not self._told_of_refusals:
+            self._told_of_refusals = True
             self.notices.append(f"no process can be started at the moment ({text}): trying again")
         self._push(_PAUSES[min(node.refusals, len(_PAUSES)) - 1], node, "again")
+
+    def _ask_again(self) -> None:
+        """A process has ended: what it had is there for one that was refused, and the others wait on."""
+        for node in self._refused.values():
+            node.refusals = 1
+        first = next(iter(self._refused.values()))
+        if not first.asked and first.kill is None:
+            self._ask_for(first)
 
     def _from_log(self, told: Frame) -> None:
         if told.kind == messages.LINE:
@@ -438,6 +454,9 @@ class LocalExecutor(Executor):
         """A process of a launch is over and drained; the launch is, when all of them are."""
         if self._nodes.pop(node.number, None) is None:
             return
+        self._refused.pop(node.number, None)
+        if node.pid is not None and self._refused:
+            self._ask_again()
         remove_file(node.parents_file)
         self._running -= 1
         self._alive -= node.pid is not None
@@ -510,7 +529,8 @@ class LocalExecutor(Executor):
         self._replacements += 1
         if self._replacements > MOST_REPLACEMENTS:
             raise FlowkitError(
-                f"the process that starts tasks has died {self._replacements} times", "is the machine out of memory?"
+                f"the process that starts tasks has died {self._replacements} times",
+                "is the machine out of memory, or of processes (ulimit -u)?",
             )
         nodes = list(self._nodes.values())
         for node in nodes:

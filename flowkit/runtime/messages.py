@@ -208,6 +208,8 @@ class Channel:
     def wait_closed(self, seconds: float) -> bool:
         """Wait until the other end is gone, dropping what it still says; return whether it is."""
         deadline = time.monotonic() + seconds
+        if self.closed:
+            return True
         waiter = select.poll()
         waiter.register(self.end.fileno(), select.POLLIN)
         while not self.closed:

@@ -81,8 +81,10 @@ class Runtime:
         self._store_works = True
         self._signals: list[int] = []
         self._stopping: str | None = None
-        self._beat_at = time.time() + HEARTBEAT_INTERVAL
-        self._look_at = time.time() + CANCEL_CHECK
+        # What is waited for, a retry's pause included, goes by a clock that nobody sets.
+        self._ahead = time.time() - time.monotonic()
+        self._beat_at = self._now() + HEARTBEAT_INTERVAL
+        self._look_at = self._now() + CANCEL_CHECK
 
     def run(self) -> str:
         """Run everything and return the run's final state."""
@@ -113,8 +115,11 @@ class Runtime:
 
     # -- one turn ---------------------------------------------------------------------------------------------------
 
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead
+
     def _launch(self) -> None:
-        now = time.time()
+        now = self._now()
         for name, executor in self.executors.items():
             if not self.scheduler.waiting(name) and self.scheduler.next_wakeup(now) is None:
                 continue
@@ -126,7 +131,7 @@ class Runtime:
                 executor.submit(launches)
 
     def _wait(self, wakeup: int) -> None:
-        now = time.time()
+        now = self._now()
         due = [self._beat_at, self._look_at]
         patience = self.reporter.turn(self.scheduler.counts)
         if patience is not None:
@@ -138,7 +143,7 @@ class Runtime:
         for executor in self.executors.values():
             deadline = executor.next_deadline()
             if deadline is not None:
-                due.append(deadline)
+                due.append(deadline - time.time() + now)
             ready += executor.file_descriptors()
         poller = select.poll()
         for descriptor in ready:
@@ -157,10 +162,10 @@ class Runtime:
             self._ended(event)
 
     def _look_around(self) -> None:
-        now = time.time()
+        now = self._now()
         if now >= self._beat_at:
             self._beat_at = now + HEARTBEAT_INTERVAL
-            self._heartbeat(now)
+            self._heartbeat(time.time())
         if now >= self._look_at:
             self._look_at = now + CANCEL_CHECK
             if self._stopping is None:
@@ -183,11 +188,12 @@ class Runtime:
             for ref in _nodes(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
             self.reporter.task_succeeded(launch.ref, manifest)
-            self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, event.when))
+            self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, self._now()))
             return
         failure = self._failure(event)
-        decision = self.scheduler.failed(launch.ref, launch.attempt, failure, event.when)
-        self._report_failure(launch, failure, decision, event.when)
+        now = self._now()
+        decision = self.scheduler.failed(launch.ref, launch.attempt, failure, now)
+        self._report_failure(launch, failure, decision, now)
 
     def _read_result(self, launch: Launch) -> Manifest | None:
         flow, run = self.record.flow, self.record.run
@@ -206,7 +212,11 @@ class Runtime:
             if found is not None and event.reason != "timeout":
                 return replace(found, kind="cancelled") if self._stopping and found.kind != "error" else found
         failure = silent_failure(event, stopping=self._stopping)
-        write_failure(self.storage, flow, run, launch.step, str(launch.coordinates), failure)
+        try:
+            write_failure(self.storage, flow, run, launch.step, str(launch.coordinates), failure)
+        except StoreError as error:
+            # A full disk, say, of which the attempt itself may have died: this run still knows how it ended.
+            return replace(failure, message=f"{failure.message}; and {error.headline}")
         return failure
 
     def _report_failure(self, launch: Launch, failure: Failure, decision: Decision, now: float) -> None:
@@ -324,7 +334,11 @@ class Runtime:
         elif state == "cancelled":
             reason = self._stopping
         self.record = self.record._replace(state=state, reason=reason, finished=now, heartbeat=now)
-        write_end(self.storage, self.record.flow, self.record.run, {"state": state, "reason": reason, "finished": now})
+        end = {"state": state, "reason": reason, "finished": now}
+        try:
+            write_end(self.storage, self.record.flow, self.record.run, end)
+        except StoreError as error:  # what the tasks committed is there all the same
+            self.reporter.notice(f"How the run ended could not be recorded: {error.headline}")
         self._records.append(self.record)
         self._flush(last=True)
         return state
@@ -385,6 +399,8 @@ def _explain(reason: str | None, status: int | None) -> tuple[str, str]:
         return "oom", "the system ran out of memory and killed it"
     if reason == "cancelled":
         return "cancelled", "it was cancelled"
+    if reason == "refused":
+        return "lost", "no process could be started for it: too many are running, or open (see ulimit -u and ulimit -n)"
     if reason == "lost" or status is None:
         return "lost", "its process is gone and nobody knows how it ended"
     if status < 0:

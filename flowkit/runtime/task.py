@@ -21,7 +21,7 @@ from flowkit.datastore.manifests import read_failure, read_manifest, write_failu
 from flowkit.datastore.root import open_storage
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import TaskContext
-from flowkit.exceptions import DataError, FailureHandledByCatch, InvalidNext
+from flowkit.exceptions import DataError, FailureHandledByCatch, InvalidNext, StoreError
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.definition import FlowDefinition, StepDefinition
 from flowkit.model.graph import Node
@@ -175,7 +175,10 @@ class _Attempt:
             hidden = type(hidden).from_json({**hidden.to_json(), "kind": "cancelled", "message": "interrupted"})
         if hidden.traceback:
             _tell(hidden.traceback)
-        write_failure(self.storage, self.flow_name, self.run_id, self.launch.step, self.task, hidden)
+        try:
+            write_failure(self.storage, self.flow_name, self.run_id, self.launch.step, self.task, hidden)
+        except StoreError as problem:
+            _tell(f"How it failed could not be recorded: {problem.headline}\n")
 
     # -- what goes in ---------------------------------------------------------------------------------------------
 
