@@ -32,6 +32,8 @@ def program(file: str) -> str:
         near = os.path.relpath(file)
     except FileNotFoundError:  # the working directory has been deleted
         near = file
+    if near.startswith("-"):
+        near = os.path.join(".", near)  # else Python takes it for an option
     return f"python {shlex.quote(file if near.startswith(os.path.join('..', '..')) else near)}"
 
 

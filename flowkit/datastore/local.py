@@ -60,6 +60,7 @@ class LocalStorage(Storage):
     def __init__(self, root: str, durable: bool | None = None) -> None:
         self.root = os.path.abspath(root)
         self.durable = settings().durable if durable is None else durable
+        self._settled: set[str] = set()
 
     def read(self, path: str) -> bytes:
         """Return the whole object."""
@@ -114,7 +115,7 @@ class LocalStorage(Storage):
                 self._make_folder(os.path.dirname(target))
                 made = _link(temporary, target)
             if made and self.durable:
-                _sync(os.path.dirname(target))
+                self._settle(os.path.dirname(target))
             return made
         except OSError as error:
             raise self._failure("write", path, error) from error
@@ -132,7 +133,7 @@ class LocalStorage(Storage):
                 self._make_folder(os.path.dirname(target))
                 os.replace(temporary, target)
             if self.durable:
-                _sync(os.path.dirname(target))
+                self._settle(os.path.dirname(target))
         except OSError as error:
             _remove(temporary)
             raise self._failure("write", path, error) from error
@@ -164,7 +165,7 @@ class LocalStorage(Storage):
             os.utime(file)
             if self.durable:  # it may have been written by a run that was not durable
                 _sync(file)
-                _sync(os.path.dirname(file))
+                self._settle(os.path.dirname(file))
             return True
         except OSError as error:
             if error.errno in _ABSENT:
@@ -246,16 +247,24 @@ class LocalStorage(Storage):
             ) from None
 
     def _make_folder(self, folder: str) -> None:
-        if not self.durable:
-            os.makedirs(folder, exist_ok=True)
-            return
-        missing = []
-        while not os.path.isdir(folder):
-            missing.append(folder)
+        os.makedirs(folder, exist_ok=True)
+
+    def _settle(self, folder: str) -> None:
+        """Make the names in a folder survive a power cut, and those of the folders that lead to it.
+
+        Another process may have made these: the log process, or a run that is not durable.
+        """
+        _sync(folder)
+        if len(self._settled) > 10_000:
+            self._settled.clear()
+        while folder not in self._settled and folder.startswith(self.root):
+            self._settled.add(folder)
             folder = os.path.dirname(folder)
-        for entry in reversed(missing):
-            os.makedirs(entry, exist_ok=True)
-            _sync(os.path.dirname(entry))
+            try:
+                _sync(folder)
+            except PermissionError:  # the folder that the root is in may be somebody else's
+                if folder.startswith(self.root):
+                    raise
 
     def _blocks(self, path: str) -> Iterator[bytes]:
         offset = 0

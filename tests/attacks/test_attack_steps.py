@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,20 +25,20 @@ FLOW = """
 
     from flowkit import FlowSpec, Parameter, retry, step, timeout
 
-    WHAT = os.environ["WHAT"]
+    WHAT = os.environ["WHAT"].split()
 
     class Rude(FlowSpec):
         @step
         def start(self):
-            self.before = list(range(100))
-            self.next(self.rude)
+            self.what = WHAT
+            self.next(self.rude, foreach="what")
 
-        @timeout(seconds=1 if WHAT == "hang_in_c" else 600)
+        @timeout(seconds=1 if WHAT == ["hang_in_c"] else 600)
         @step
         def rude(self):
-            getattr(self, WHAT)()
+            getattr(self, self.input)()
             self.value = "made"
-            self.next(self.end)
+            self.next(self.join)
 
         def close_stdout(self):
             sys.stdout.close()
@@ -160,8 +161,13 @@ FLOW = """
             threading.Thread(target=time.sleep, args=(0.1,)).start()
 
         @step
+        def join(self, inputs):
+            self.values = [each.value for each in inputs]
+            self.next(self.end)
+
+        @step
         def end(self):
-            assert self.value == "made"
+            assert self.values == ["made"] * len(WHAT)
 
     if __name__ == "__main__":
         Rude()
@@ -196,44 +202,53 @@ FAILS = {
 }
 
 
-def environment(what: str) -> dict[str, str]:
-    return {"WHAT": what, "MEGABYTES": str(MEGABYTES)}
+ALONE = ["hang_in_c", "kill_everything_near"]
 
 
-@pytest.mark.parametrize("what", FINE)
-def test_a_rude_step_that_gets_away_with_it(workspace: Workspace, what: str) -> None:
+def environment(*what: str) -> dict[str, str]:
+    return {"WHAT": " ".join(what), "MEGABYTES": str(MEGABYTES)}
+
+
+@pytest.mark.parametrize("what", [*([each] for each in FINE if SOAK), FINE], ids=" ".join)
+def test_rude_steps_that_get_away_with_it(workspace: Workspace, what: list[str]) -> None:
     workspace.write("flow.py", FLOW)
-    result = workspace.run("run", env=environment(what), timeout=300)
+    result = workspace.run("run", env=environment(*what), timeout=300)
     no_defect(result)
-    if result.returncode == 0:
-        assert artifact(root_of(workspace), "Rude", "1", "end", "value") == "made"
-    else:
-        assert what == "close_every_descriptor", str(result)  # libraries may want theirs back, which is their right
+    assert result.returncode == 0, str(result)
+    assert artifact(root_of(workspace), "Rude", "1", "end", "values") == ["made"] * len(what)
     wait_gone(workspace)
-    if what == "close_stdout":
+    if "close_stdout" in what:
         assert "still heard" in result.output
-    if what == "many_lines":
-        logs = workspace.run("logs", "1/rude", env=environment(what))
+    if "many_lines" in what:
+        logs = workspace.run("logs", "1/rude", env=environment(*what))
         no_defect(logs)
-        assert "cut" in logs.output or "left out" in logs.output or MEGABYTES < 10
-        assert sum(path.stat().st_size for path in root_of(workspace).rglob("log")) < 12 << 20
+        assert "cut" in logs.output, logs.output[-2000:]
+        for log in root_of(workspace).rglob("log"):
+            assert log.stat().st_size < 11 << 20
 
 
-@pytest.mark.parametrize("what", sorted(FAILS))
-def test_a_rude_step_that_fails(workspace: Workspace, what: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    [*([each] for each in sorted(FAILS) if SOAK or each in ALONE), sorted(set(FAILS) - set(ALONE))],
+    ids=" ".join,
+)
+def test_rude_steps_that_fail(workspace: Workspace, what: list[str]) -> None:
     workspace.write("flow.py", FLOW)
-    result = workspace.run("run", env=environment(what), timeout=120)
+    result = workspace.run("run", "--keep-going", env=environment(*what), timeout=120)
     no_defect(result)
     assert result.returncode == 1, str(result)
-    assert FAILS[what] in result.stderr, str(result)
     assert "rude/0" in result.stderr
     assert "resume" in result.stderr
     wait_gone(workspace)
-    status = workspace.run("status", "1", env=environment(what), check=True)
-    assert "failed" in status.stdout
+    told = json.loads(workspace.run("status", "1", "--json", env=environment(*what), check=True).stdout)
+    reasons = {task["task"].rpartition("/")[2]: task["reason"] for task in told["failed"]}
+    for index, each in enumerate(what):
+        assert FAILS[each] in reasons[str(index)]
     # A failed task is not a broken run.
-    workspace.run("resume", env=environment("change_directory"), check=True)
-    assert artifact(root_of(workspace), "Rude", "2", "end", "value") == "made"
+    mended = FLOW.replace("getattr(self, self.input)()", "pass")
+    workspace.write("flow.py", mended)
+    workspace.run("resume", env=environment(*what), check=True)
+    assert artifact(root_of(workspace), "Rude", "2", "end", "values") == ["made"] * len(what)
 
 
 def test_a_step_that_takes_all_memory_and_then_stores(workspace: Workspace) -> None:
@@ -242,7 +257,8 @@ def test_a_step_that_takes_all_memory_and_then_stores(workspace: Workspace) -> N
     no_defect(result)
     assert result.returncode == 1, str(result)
     assert "Memory" in result.stderr or "memory" in result.stderr, str(result)
-    workspace.run("resume", env=environment("change_directory"), check=True)
+    workspace.write("flow.py", FLOW.replace("getattr(self, self.input)()", "pass"))
+    workspace.run("resume", env=environment("allocate_in_the_background"), check=True)
 
 
 def test_a_step_that_deletes_the_working_folder(workspace: Workspace) -> None:
@@ -279,11 +295,10 @@ def test_a_step_that_deletes_the_working_folder_but_not_the_datastore(workspace:
     result = workspace.command("sh", "-c", shell, env={**environment("delete_working_folder"), **store})
     no_defect(result)
     assert result.returncode == 0, str(result)
-    assert artifact(workspace.path / "store", "Rude", "1", "end", "value") == "made"
+    assert artifact(workspace.path / "store", "Rude", "1", "end", "values") == ["made"]
 
 
-@pytest.mark.skipif(not SOAK, reason="allocates a gigabyte in a group of its own: make soak")
-def test_a_step_that_is_killed_for_its_memory(workspace: Workspace) -> None:
+def test_the_kernel_ends_a_task_before_the_runtime(workspace: Workspace) -> None:
     workspace.write(
         "flow.py",
         """
