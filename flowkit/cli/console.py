@@ -108,13 +108,13 @@ class Console:
         """The run has its id."""
         self._line(f"Workflow starting (run-id {run})" + (f", resumed from {origin}" if origin else ""))
 
-    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None) -> None:
+    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None, when: float) -> None:
         """An attempt has a process."""
         if self.quiet:
             return
         what = "fallback is starting to handle the failure" if fallback else "is starting"
         again = f" (attempt {attempt + 1})" if attempt and not fallback else ""
-        self._line(f"Task {what}{again}.", task, pid)
+        self._line(f"Task {what}{again}.", task, pid, when)
 
     def line(self, task: TaskRef, stream: str, text: str, when: float) -> None:
         """A task wrote a line."""

@@ -104,7 +104,7 @@ class LiveDisplay:
         text = [(self._title, "bold"), (" started", ""), (f", resumed from {clean(origin)}" if origin else "", "")]
         self._add([*text])
 
-    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None) -> None:
+    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None, when: float) -> None:
         """An attempt has a process."""
         if task.step not in self._first:
             self._first[task.step] = self._clock()

@@ -16,7 +16,7 @@ class Reporter(Protocol):
     def run_started(self, flow: str, run: str, origin: str | None) -> None:
         """The run has its id and is about to start."""
 
-    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None) -> None:
+    def task_started(self, task: TaskRef, attempt: int, fallback: bool, pid: int | None, when: float) -> None:
         """An attempt has a process."""
 
     def line(self, task: TaskRef, stream: str, text: str, when: float) -> None:

@@ -177,7 +177,7 @@ class Runtime:
 
     def _started(self, event: Started) -> None:
         launch = event.launch
-        self.reporter.task_started(launch.ref, launch.attempt, launch.kind == "fallback", event.pid)
+        self.reporter.task_started(launch.ref, launch.attempt, launch.kind == "fallback", event.pid, event.when)
         for ref in _nodes(launch):
             self._record(ref, "running", launch.attempt, started=event.when, pid=event.pid)
 

@@ -109,7 +109,7 @@ def test_ten_thousand_events_a_second_are_drawn_ten_times(display):
 
     for number in range(20_000):
         now[0] = number / 10_000
-        shown.task_started(TaskRef("work", Coordinates((number,))), 0, False, 1)
+        shown.task_started(TaskRef("work", Coordinates((number,))), 0, False, 1, 0.0)
         if number % 100 == 0:
             shown.line(TaskRef("work", Coordinates((number,))), "out", f"line {number}", 1e9)
         patience = shown.turn(counts)
