@@ -71,7 +71,7 @@ def _run_step(
     session.prepare(tuple(manifest.extra.get("with", ())))
     restore_flow(session.definition, manifest.extra.get("decorators", {}))
     depths = graph.depths()
-    opener = parse_spans(split, depths)[0] if split else None
+    opener = next(iter(parse_spans(split, depths)), None) if split else None
     launch = Launch(
         step=name,
         coordinates=Coordinates.parse(task, depths[name]),

@@ -83,7 +83,7 @@ def parse_spans(text: str, depth_of: dict[str, int]) -> tuple[Span, ...]:
 def _parse_span(text: str, depth_of: dict[str, int]) -> Span:
     step, slash, rest = text.partition("/")
     task, plus, count = rest.partition("+")
-    if not slash or step not in depth_of or (plus and not (count.isascii() and count.isdigit())):
+    if not slash or step not in depth_of or (plus and not (count.isascii() and count.isdigit() and len(count) < 10)):
         raise UsageError(f"'{text}' does not name tasks of this flow")
     return Span(step, Coordinates.parse(task, depth_of[step]), int(count) if plus else 1)
 

@@ -236,7 +236,7 @@ class Parameter:
         if isinstance(kind, JSONTypeClass):
             try:
                 return json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._wrong(text, hint=f"{error}; quote it for the shell: '{{\"a\": 1}}'") from None
         if _is_enum(kind):
             return self._choice(text, {member.name: member for member in kind})

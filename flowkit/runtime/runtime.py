@@ -303,9 +303,9 @@ class Runtime:
         """Who asked the run to stop, if somebody did."""
         try:
             note = json.loads(self.storage.read(cancel_file(self.record.flow, self.record.run)))
-        except Missing:
+        except (Missing, StoreError):  # what cannot be read at the moment is looked at again
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             note = {}
         by = note.get("by") if isinstance(note, dict) else None
         return f"cancelled by {by}" if isinstance(by, str) else "cancelled"

@@ -122,7 +122,7 @@ MANIFEST_DAMAGE = {
     "truncated": lambda content: content[: len(content) // 2],
     "half-written": lambda content: content[:1000] + bytes(max(0, len(content) - 1000)),
     "emptied": lambda content: b"",
-    "flipped": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:] if len(content) > 9 else b"7",
     "not JSON": lambda content: b"this is no manifest",
 }
 
