@@ -156,7 +156,6 @@ class Story:
         self.journal = Journal(workspace)
         self.root = root_of(workspace)
         self.committed: dict[str, set[tuple[str, str]]] = {}
-        self.origins: dict[str, str] = {}
 
     def looked_at(self) -> None:
         """Remember what every run has committed by now: it may never be executed again, nor get lost."""
@@ -172,16 +171,11 @@ class Story:
     def go_on(self, env: dict[str, str] | None = None) -> Result:
         """Resume what there is, as a user would: without naming the run; start anew where nothing ever began."""
         self.looked_at()
-        before = set(runs(self.root, "Killed")) if self.root.exists() else set()
         result = self.workspace.run("resume", env=env)
         no_defect(result)
         if result.returncode == 4:
             assert not self.committed or not max(self.committed.values(), key=len), str(result)
             return self.workspace.run("run", env=env)
-        for run in set(runs(self.root, "Killed")) - before:
-            # The newest run with results is the one that has to be taken over.
-            if self.committed:
-                self.origins[run] = max(self.committed, key=int)
         return result
 
     def struck(self) -> list[str]:
@@ -200,7 +194,10 @@ class Story:
         last = max(runs(self.root, "Killed"), key=int)
         assert self.committed[last] == EXPECTED
         self.check_values(last)
-        self.journal.check_nothing_twice(self.committed, self.origins)
+        # Each run takes over all that the ones before it had committed, also past one that was killed early.
+        for run, step, task in self.journal.executed():
+            before = {each for other, tasks in self.committed.items() if int(other) < int(run) for each in tasks}
+            assert (step, task) not in before, f"{step}/{task} was executed again in run {run}"
         # The index tells the same, and nothing is locked.
         client = self.workspace.client()
         assert client.Flow("Killed")[last].successful
