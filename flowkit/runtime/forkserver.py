@@ -103,8 +103,11 @@ def start_fresh(environment: Mapping[str, str]) -> tuple[int, socket.socket]:
     # The folder of the user's program comes last, so that a file of theirs called signal.py is not taken for Python's.
     path = [*sys.path[1:], *sys.path[:1]]
     code = f"import sys; sys.path[:] = {path!r}; from flowkit.runtime.forkserver import main; main({theirs.fileno()})"
+    # Python 3.13.0 fails to import socket where the working folder is gone, unless it leaves that folder out by itself.
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
     blocked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], dict(environment), setsigmask=blocked)
+    command = [sys.executable, *safe_path, "-c", code]
+    pid = os.posix_spawn(sys.executable, command, dict(environment), setsigmask=blocked)
     theirs.close()
     return pid, mine
 
