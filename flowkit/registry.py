@@ -29,6 +29,10 @@ TABLES: dict[str, dict[str, Entry]] = {
         "resources": Entry("flowkit.decorators.resources:Resources"),
         "secrets": Entry("flowkit.decorators.secrets:Secrets"),
         "parallel": Entry("flowkit.decorators.parallel:Parallel"),
+        "batch": Entry("flowkit.plugins.aws.batch_decorator:Batch"),
+        "kubernetes": Entry("flowkit.plugins.kubernetes.decorator:Kubernetes"),
+        "docker": Entry("flowkit.plugins.docker.decorator:Docker"),
+        "pytorch_parallel": Entry("flowkit.decorators.torchrun:PytorchParallel"),
     },
     "flow_decorators": {
         "project": Entry("flowkit.decorators.project:Project"),
@@ -39,10 +43,12 @@ TABLES: dict[str, dict[str, Entry]] = {
     },
     "secrets": {
         "inline": Entry("flowkit.decorators.secrets:InlineSecrets"),
+        "aws-secrets-manager": Entry("flowkit.plugins.aws.secrets_manager:SecretsManager", "aws"),
     },
     "storages": {
         "local": Entry("flowkit.datastore.local:LocalStorage"),
         "memory": Entry("flowkit.datastore.memory:MemoryStorage"),
+        "s3": Entry("flowkit.plugins.aws.s3_storage:S3Storage", "aws"),
     },
     "codecs": {
         "arrow": Entry("flowkit.datastore.arrow:ArrowCodec", "arrow"),
@@ -52,6 +58,11 @@ TABLES: dict[str, dict[str, Entry]] = {
     },
     "executors": {
         "local": Entry("flowkit.runtime.local:LocalExecutor"),
+    },
+    "backends": {
+        "batch": Entry("flowkit.plugins.aws.batch:BatchBackend", "aws"),
+        "kubernetes": Entry("flowkit.plugins.kubernetes.backend:KubernetesBackend", "kubernetes"),
+        "docker": Entry("flowkit.plugins.docker.backend:DockerBackend"),
     },
 }
 

@@ -48,6 +48,30 @@ class Settings:
         fsync every manifest and what it names.
     tempdir : str, optional
         Where ``current.tempdir`` is made; default: the system's folder for temporary files.
+    s3_endpoint_url : str, optional
+        Of an S3-compatible service; default: AWS (or ``AWS_ENDPOINT_URL``).
+    s3_encryption : str, optional
+        ``AES256`` or ``aws:kms``, or ``aws:kms:<key id>``: server-side encryption of what is written.
+    s3_role : str, optional
+        ARN of a role to assume for S3.
+    cache : str, optional
+        Folder of the read cache for remote datastores; ``off`` for none. Default: ``~/.cache/flowkit``.
+    cache_size : str, default "10GB"
+        What the cache may hold.
+    data_tools_root : str, optional
+        Where ``flowkit.S3(run=…)`` keeps files; default: ``<datastore>/data``.
+    package_suffixes : str, optional
+        Suffixes of further files for the code package, separated by commas.
+    container_image : str, optional
+        The image for steps that name none; default ``python:<this version>-slim``.
+    skip_install : bool, default False
+        Whether containers have flowkit's dependencies already, so that nothing is installed in them.
+    batch_queue, batch_image, batch_job_role, batch_execution_role : str, optional
+        Of AWS Batch jobs.
+    kubernetes_namespace, kubernetes_image, kubernetes_service_account, kubernetes_context : str, optional
+        Of Kubernetes jobs.
+    infrastructure_retries : int, default 3
+        How often a task is started again after a failure that is not its own (reclaimed machine, no capacity).
     profile : str, optional
         Which file of the user's settings is read.
     """
@@ -63,10 +87,29 @@ class Settings:
     verify: str = "always"
     durable: bool = False
     tempdir: str | None = None
+    s3_endpoint_url: str | None = None
+    s3_encryption: str | None = None
+    s3_role: str | None = None
+    cache: str | None = None
+    cache_size: str = "10GB"
+    data_tools_root: str | None = None
+    package_suffixes: str | None = None
+    container_image: str | None = None
+    skip_install: bool = False
+    batch_queue: str | None = None
+    batch_image: str | None = None
+    batch_job_role: str | None = None
+    batch_execution_role: str | None = None
+    kubernetes_namespace: str | None = None
+    kubernetes_image: str | None = None
+    kubernetes_service_account: str | None = None
+    kubernetes_context: str | None = None
+    infrastructure_retries: int = 3
     profile: str | None = None
 
 
 _CHOICES = {"task_start": ("auto", "fork", "spawn"), "verify": ("always", "stat", "off")}
+_LEAST = {"max_workers": 1, "infrastructure_retries": 0}
 _cached: Settings | None = None
 
 
@@ -236,16 +279,17 @@ def checked(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
 
 def _typed(name: str, value: Any, origin: str) -> Any:
     shown = PREFIX + name.upper() if origin == "the environment" else name
-    if name == "durable":
+    if name in ("durable", "skip_install"):
         if isinstance(value, bool):
             return value
         if str(value).lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
             return str(value).lower() in ("1", "true", "yes", "on")
         raise UsageError(f"{origin}: {shown} must be true or false, not {value!r}")
-    if name == "max_workers":
-        if str(value).isascii() and str(value).isdigit() and int(value) > 0:
+    if name in _LEAST:
+        if str(value).isascii() and str(value).isdigit() and int(value) >= _LEAST[name]:
             return int(value)
-        raise UsageError(f"{origin}: {shown} must be a whole number above 0, not {value!r}")
+        least = "above 0" if _LEAST[name] else "of 0 or more"
+        raise UsageError(f"{origin}: {shown} must be a whole number {least}, not {value!r}")
     if name == "local_gpus" and isinstance(value, int | list) and not isinstance(value, bool):
         return "".join(f"{item}," for item in value) if isinstance(value, list) else str(value)
     if not isinstance(value, str):

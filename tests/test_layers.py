@@ -48,7 +48,7 @@ SEES: dict[str, set[str]] = {
 }
 """Each part of flowkit (besides itself) and the parts below it that it may see."""
 
-PORTS = {"flowkit.runtime.executor"}
+PORTS = {"flowkit.runtime.executor", "flowkit.runtime.backend"}
 """Modules of the upper layers that plugins implement."""
 
 DOORS = {("flowkit.model.flowspec", "FlowSpec.__init__", "flowkit.cli.main")}
@@ -64,6 +64,8 @@ OWNERS: dict[str, set[str]] = {
     "pyarrow": {"flowkit.datastore.arrow"},
     "boto3": {"flowkit.plugins.aws"},
     "botocore": {"flowkit.plugins.aws"},
+    "tenacity": {"flowkit.plugins"},
+    "docker": {"flowkit.plugins.docker"},
     "kubernetes": {"flowkit.plugins.kubernetes"},
 }
 """Every third-party package and the parts that may know it."""

@@ -84,6 +84,21 @@ def log_file(flow: str, run: str, step: str, task: str, attempt: int) -> str:
     return f"{attempt_folder(flow, run, step, task, attempt)}/log"
 
 
+def log_piece(flow: str, run: str, step: str, task: str, attempt: int, number: int) -> str:
+    """Return a piece of the log of an attempt, counted from 1, where the storage cannot append to an object."""
+    return f"{attempt_folder(flow, run, step, task, attempt)}/log.{int(number):06d}"
+
+
+def lease_file(flow: str, run: str) -> str:
+    """Return the object that says which runtime owns a run."""
+    return f"{run_folder(flow, run)}/lease.json"
+
+
+def launches_folder(flow: str, run: str) -> str:
+    """Return the folder of what was submitted to services; no step can have a name with a dot."""
+    return f"{run_folder(flow, run)}/.launches"
+
+
 def blob_file(key: str) -> str:
     """Return where content is kept by its key.
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from flowkit.datastore.storage import Chunks, Info, Missing, Storage, check_path
+from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
 from flowkit.exceptions import StoreError
 from flowkit.settings import settings
 
@@ -137,6 +137,43 @@ class LocalStorage(Storage):
         except OSError as error:
             _remove(temporary)
             raise self._failure("write", path, error) from error
+
+    def read_version(self, path: str) -> Versioned:
+        """Return the whole object and its version."""
+        descriptor = self._open(path)
+        try:
+            return Versioned(_read_up_to(descriptor, os.fstat(descriptor).st_size), _version(descriptor))
+        except OSError as error:
+            raise self._failure("read", path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def replace_version(self, path: str, content: bytes, version: str) -> bool:
+        """Write an object in the place of one that still has the given version.
+
+        Who replaces it holds a lock on the file that is there; who has waited for that lock finds another file then.
+        """
+        import fcntl
+
+        try:
+            descriptor = self._open(path)
+        except Missing:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                there = os.stat(self._file(path))
+            except FileNotFoundError:
+                return False
+            held = os.fstat(descriptor)
+            if (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino) or _version(descriptor) != version:
+                return False
+            self.replace(path, [content])
+            return True
+        except OSError as error:
+            raise self._failure("write", path, error) from error
+        finally:
+            os.close(descriptor)
 
     def delete(self, path: str) -> None:
         """Remove an object."""
@@ -278,6 +315,12 @@ class LocalStorage(Storage):
             hint = "you may not: change the permissions of the datastore's folder"
         reason = error.strerror or str(error)
         return StoreError(f"cannot {action} {self.root}/{path}: {reason}", hint)
+
+
+def _version(descriptor: int) -> str:
+    """Every write makes a new file: its number and time are the version."""
+    found = os.fstat(descriptor)
+    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
 
 
 def _read_up_to(descriptor: int, length: int) -> bytes:

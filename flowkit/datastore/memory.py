@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from flowkit.datastore.storage import Chunks, Info, Missing, Storage, check_path
+from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
 
 
 class MemoryStorage(Storage):
@@ -23,6 +23,8 @@ class MemoryStorage(Storage):
     def __init__(self, root: str = "memory:") -> None:
         self.root = root
         self._objects: dict[str, tuple[bytes, float]] = {}
+        self._versions: dict[str, int] = {}
+        self._writes = 0
         self._lock = threading.Lock()
 
     def read(self, path: str) -> bytes:
@@ -48,7 +50,7 @@ class MemoryStorage(Storage):
         with self._lock:
             if path in self._objects:
                 return False
-            self._objects[path] = (whole, time.time())
+            self._put(path, whole)
             return True
 
     def replace(self, path: str, content: Chunks) -> None:
@@ -56,7 +58,29 @@ class MemoryStorage(Storage):
         check_path(path)
         whole = b"".join(content)
         with self._lock:
-            self._objects[path] = (whole, time.time())
+            self._put(path, whole)
+
+    def read_version(self, path: str) -> Versioned:
+        """Return the whole object and its version."""
+        check_path(path)
+        with self._lock:
+            if path not in self._objects:
+                raise Missing(path)
+            return Versioned(self._objects[path][0], str(self._versions[path]))
+
+    def replace_version(self, path: str, content: bytes, version: str) -> bool:
+        """Write an object in the place of one that still has the given version."""
+        check_path(path)
+        with self._lock:
+            if path not in self._objects or str(self._versions[path]) != version:
+                return False
+            self._put(path, bytes(content))
+            return True
+
+    def _put(self, path: str, content: bytes) -> None:
+        self._writes += 1
+        self._objects[path] = (content, time.time())
+        self._versions[path] = self._writes
 
     def delete(self, path: str) -> None:
         """Remove an object."""

@@ -37,6 +37,13 @@ def check_path(path: str) -> str:
     return path
 
 
+class Versioned(NamedTuple):
+    """An object's content with its version: a text that changes with its content, in some storages with every write."""
+
+    content: bytes
+    version: str
+
+
 class Info(NamedTuple):
     """What a storage knows of one object: its size in bytes and the time it was last written (epoch seconds)."""
 
@@ -78,6 +85,21 @@ class Storage(ABC):
     @abstractmethod
     def replace(self, path: str, content: Chunks) -> None:
         """Write an object whole, in the place of any that was there."""
+
+    @abstractmethod
+    def read_version(self, path: str) -> Versioned:
+        """Return the whole object and its version. Raises `Missing`."""
+
+    @abstractmethod
+    def replace_version(self, path: str, content: bytes, version: str) -> bool:
+        """Write an object in the place of one that still has the given version.
+
+        Returns
+        -------
+        bool
+            True if this call replaced it; False if it has another version by now, or is gone. Of several writers
+            that read the same version exactly one is told True.
+        """
 
     @abstractmethod
     def delete(self, path: str) -> None:

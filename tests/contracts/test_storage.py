@@ -51,6 +51,56 @@ def test_the_first_creator_wins(storage: Storage) -> None:
     assert storage.read("a") == b"first"
 
 
+def test_a_version_is_replaced_once(storage: Storage) -> None:
+    storage.create("lease", [b"one"])
+    content, version = storage.read_version("lease")
+    assert content == b"one"
+    assert storage.replace_version("lease", b"two", version)
+    assert not storage.replace_version("lease", b"three", version)
+    again = storage.read_version("lease")
+    assert again.content == b"two"
+    assert storage.replace_version("lease", b"four", again.version)
+    assert storage.read("lease") == b"four"
+
+
+def test_nothing_is_replaced_where_nothing_is(storage: Storage) -> None:
+    with pytest.raises(Missing):
+        storage.read_version("lease")
+    assert not storage.replace_version("lease", b"two", "1")
+    storage.create("lease", [b"one"])
+    _, version = storage.read_version("lease")
+    storage.delete("lease")
+    assert not storage.replace_version("lease", b"two", version)
+    assert storage.info("lease") is None
+
+
+def test_of_many_who_replace_a_version_exactly_one_does(storage: Storage) -> None:
+    storage.create("lease", [b"0"])
+    for round_ in range(10):
+        _, version = storage.read_version("lease")
+        start = threading.Barrier(6)
+        won: list[int] = []
+
+        def take(
+            me: int,
+            round_: int = round_,
+            version: str = version,
+            won: list[int] = won,
+            start: threading.Barrier = start,
+        ) -> None:
+            start.wait()
+            if storage.replace_version("lease", b"%d %d" % (round_, me), version):
+                won.append(me)
+
+        threads = [threading.Thread(target=take, args=(me,)) for me in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert storage.read("lease") == b"%d %d" % (round_, won[0])
+
+
 def test_of_many_creators_exactly_one_wins(storage: Storage) -> None:
     for round_ in range(10):
         start = threading.Barrier(8)

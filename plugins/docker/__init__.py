@@ -1,0 +1,1 @@
+"""Docker: steps in containers on this machine."""

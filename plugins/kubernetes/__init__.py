@@ -1,0 +1,1 @@
+"""Kubernetes: steps as jobs of a cluster."""
