@@ -34,7 +34,8 @@ class Ended(NamedTuple):
         Seconds since the epoch.
     reason : str or None
         What the executor knows beyond the status: ``timeout`` (killed by it at the deadline), ``cancelled``,
-        ``oom``, ``lost`` (server or machine gone).
+        ``oom``, ``lost`` (server or machine gone), or why a service could not carry it out
+        (`flowkit.runtime.backend.Cause`, and ``rejected``: it refused the job).
     usage : tuple of float and int, optional
         Processor seconds and the peak of memory in bytes of its process (of a gang: the sum, and the largest).
     """
@@ -44,6 +45,8 @@ class Ended(NamedTuple):
     when: float
     reason: str | None = None
     usage: tuple[float, int] | None = None
+    message: str = ""
+    """What a service says about it, one line."""
 
 
 class Output(NamedTuple):
@@ -88,6 +91,17 @@ class Executor(ABC):
     @abstractmethod
     def cancel(self, *, now: bool) -> None:
         """End every launch: with a signal and a grace period, or at once."""
+
+    def withdraw(self) -> None:
+        """Take back what was submitted and has not started: nothing new starts any more, what runs goes on.
+
+        Launches that are taken back end as ``cancelled``. Nothing to do where each launch starts at once.
+        """
+        return None
+
+    def detach(self) -> None:
+        """Leave what runs alone from now on, also in `close`; nothing to do where it ends with this process."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
