@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 MOST = 99
 """The largest number of retries."""
 
-KINDS = ("error", "timeout", "killed", "oom", "crash", "vanished", "lost", "cancelled", "internal")
+KINDS = (
+    *("error", "timeout", "killed", "oom", "crash", "vanished", "lost", "cancelled", "internal"),
+    *("image", "capacity", "evicted", "deleted", "unreachable", "rejected"),
+)
 """The kinds of failure that `on` may name, as in `flowkit.model.manifest.Failure`."""
 
 
@@ -39,7 +42,9 @@ class Retry(StepDecorator):
         The longest pause, in minutes.
     on : exception class, str, or list of these, optional
         What is worth a retry: exception classes (subclasses count), their names, or kinds of failure: ``error``,
-        ``timeout``, ``killed`` (by a signal), ``oom``, ``crash``, ``vanished``, ``lost``. Default: everything.
+        ``timeout``, ``killed`` (by a signal), ``oom``, ``crash``, ``vanished``, ``lost``, and where a service carries
+        it out ``capacity``, ``evicted``, ``deleted``, ``unreachable``. Default: everything. A machine that was
+        reclaimed is no attempt at first: see the setting ``infrastructure_retries``.
 
     Examples
     --------

@@ -11,7 +11,10 @@ from flowkit.model.manifest import Failure
 ONCE = Attempts()
 """A step without ``@retry`` and ``@catch``."""
 
-SILENT = frozenset({"killed", "oom", "crash", "vanished", "lost", "timeout"})
+SILENT = frozenset(
+    {"killed", "oom", "crash", "vanished", "lost", "timeout"}
+    | {"image", "capacity", "evicted", "deleted", "unreachable", "rejected"}
+)
 """Failures of a process that could not speak for itself (a timeout that the step raised itself could)."""
 
 

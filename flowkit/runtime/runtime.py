@@ -27,9 +27,9 @@ from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
-from flowkit.model.usage import to_json
 from flowkit.runtime.decisions import Decision, Notice
 from flowkit.runtime.executor import Ended, Executor, Output, Started
+from flowkit.runtime.failures import silent_failure as silent_failure
 from flowkit.runtime.gang import node_coordinates, publish
 from flowkit.runtime.reporter import Reporter, RunFailure
 from flowkit.runtime.scheduler import Scheduler
@@ -372,46 +372,6 @@ class Runtime:
             if self._store_works:
                 self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
             self._store_works = False
-
-
-def silent_failure(event: Ended, *, stopping: str | None) -> Failure:
-    """Return the failure of an attempt whose process said nothing about its end.
-
-    Parameters
-    ----------
-    event : Ended
-        What the executor saw.
-    stopping : str or None
-        Why the run is being stopped, if it is.
-    """
-    status = event.exit_status
-    kind, message = _explain(event.reason, status)
-    if stopping is not None and kind in ("killed", "vanished"):
-        kind, message = "cancelled", stopping
-    usage = to_json(*event.usage) if event.usage is not None else None
-    return Failure(kind, message, exit_status=status, attempt=event.launch.attempt, ended=event.when, usage=usage)
-
-
-def _explain(reason: str | None, status: int | None) -> tuple[str, str]:
-    if reason == "timeout":
-        return "timeout", "it ran longer than @timeout allows and had to be killed"
-    if reason == "oom":
-        return "oom", "the system ran out of memory and killed it"
-    if reason == "cancelled":
-        return "cancelled", "it was cancelled"
-    if reason == "refused":
-        return "lost", "no process could be started for it: too many are running, or open (see ulimit -u and ulimit -n)"
-    if reason == "lost" or status is None:
-        return "lost", "its process is gone and nobody knows how it ended"
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        if -status in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
-            return "crash", f"its process crashed ({name})"
-        return "killed", f"its process was killed by {name}"
-    return "vanished", f"its process ended with status {status} and without a result"
 
 
 def _nodes(launch: Launch) -> list[TaskRef]:
