@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from flowkit.cli.log_lines import Attempt, Printer, log_of
 from flowkit.cli.lookup import Place
-from flowkit.datastore.logs import Joiner, LogLine, follow_log
+from flowkit.datastore.logs import START, Joiner, LogLine, Position, read_log_from
 from flowkit.datastore.storage import Storage
 from flowkit.metadata.records import FINAL, TaskRecord
 from flowkit.metadata.store import MetadataStore
 
 _PAUSE = 0.2
 """Seconds between two looks where nothing was new."""
+_REMOTE_PAUSE = 2.0
+"""The same where each look travels; logs come there every few seconds anyway."""
 _PAGE = 1_000
 
 
@@ -24,7 +26,7 @@ class _Followed:
 
     task: TaskRecord
     attempt: int
-    offset: int = 0
+    position: Position = START
     joiner: Joiner = field(default_factory=Joiner)
 
 
@@ -86,7 +88,7 @@ class Follower:
             # One more look after the end: the last lines of a task's own children may come late.
             over = ended
             if self._printer.count == before:
-                time.sleep(_PAUSE)
+                time.sleep(_REMOTE_PAUSE if self._storage.remote else _PAUSE)
 
     def _notice_tasks(self) -> None:
         """Find the tasks that began since the last look, and those that were tried again."""
@@ -134,7 +136,7 @@ class Follower:
             while followed.attempt < newest:  # it was tried again: first what the earlier attempt wrote to its end
                 self._print(followed, last=True)
                 followed.attempt += 1
-                followed.offset = 0
+                followed.position = START
             ended = followed.task.state in FINAL or followed.task.state == "lost"
             self._print(followed, last=ended)
             if ended:
@@ -147,7 +149,7 @@ class Follower:
         where: Attempt = log_of(self._storage, task, followed.attempt if task.origin is None else None)
         kept: deque[LogLine] | None = deque(maxlen=self._tail) if self._first and self._tail else None
         while True:
-            lines, followed.offset = follow_log(self._storage, *where, followed.offset)
+            lines, followed.position = read_log_from(self._storage, *where, followed.position)
             whole = [found for found in map(followed.joiner.add, lines) if found is not None]
             if not lines:
                 break

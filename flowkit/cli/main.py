@@ -17,12 +17,11 @@ from flowkit.cli.console import Console, open_streams
 from flowkit.cli.group import LazyGroup, Table, guarded
 from flowkit.cli.invocation import program
 from flowkit.cli.session import Session, decorator_options, default_decospecs
-from flowkit.exceptions import FlowInvalid, Problem, UsageError
+from flowkit.exceptions import FlowInvalid, Problem
 from flowkit.model.definition import FlowDefinition, define
 from flowkit.model.flow_file import check_defined_once
 from flowkit.model.flowspec import FlowSpec
 from flowkit.model.step_source import forget_sources
-from flowkit.registry import load
 from flowkit.settings import foreign_variables, settings
 from flowkit.version import __version__
 
@@ -82,8 +81,10 @@ def _group(session: Session) -> LazyGroup:
         click.Option(["--quiet/--not-quiet", "-q/ "], default=False, help="Say less."),
         click.Option(["--metadata"], default=configured.metadata, help="The metadata store: local."),
         # FLOWKIT_DATASTORE is the setting of that name: where, not of which kind.
-        click.Option(["--datastore"], default=None, allow_from_autoenv=False, help="The kind of datastore: local."),
-        click.Option(["--datastore-root"], default=None, help="Where the datastore is. Default: the nearest .flowkit."),
+        click.Option(["--datastore"], default=None, allow_from_autoenv=False, help="The kind of datastore: local, s3."),
+        click.Option(
+            ["--datastore-root"], default=None, help="A folder or s3://bucket/prefix. Default: the nearest .flowkit."
+        ),
         click.Option(["--with", "decospecs"], multiple=True, help="Give every step a decorator: name:attribute=value."),
         click.Option(["--pylint/--no-pylint"], default=True, hidden=True, expose_value=False),
         click.Option(["--force-rebuild-environments"], is_flag=True, hidden=True, expose_value=False),
@@ -102,7 +103,7 @@ def _group(session: Session) -> LazyGroup:
 
     def callback(quiet: bool, metadata: str, datastore: str | None, datastore_root: str | None, **values: Any) -> None:
         session.console.quiet = quiet
-        session.root = datastore_root or _root(datastore) or configured.datastore
+        session.root = _root(datastore, datastore_root)
         session.metadata = metadata
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.options = values
@@ -129,14 +130,13 @@ def _group(session: Session) -> LazyGroup:
     return group
 
 
-def _root(datastore: str | None) -> str | None:
-    """Return the root that ``--datastore`` names; the language's own values of it are kinds."""
-    if datastore is None or datastore == "local":
-        return None
-    if "/" in datastore or "." in datastore:
-        return datastore
-    load("storages", datastore)
-    raise UsageError(f"--datastore {datastore} does not say where it is", "add --datastore-root")
+def _root(kind: str | None, root: str | None) -> str | None:
+    """Return the root that the options name, or the setting; nothing is imported for what is not asked for."""
+    if kind is None:
+        return root or settings().datastore
+    from flowkit.datastore.root import chosen_root
+
+    return chosen_root(kind, root)
 
 
 def _greet(session: Session, *, runs: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from flowkit.datastore.storage import Storage
-from flowkit.exceptions import NotFound, StoreError
-from flowkit.settings import settings, working_folder
+from flowkit.exceptions import NotFound, StoreError, UsageError, did_you_mean
+from flowkit.settings import settings, variable, working_folder
 
 FOLDER = ".flowkit"
 """The name of a root that nobody named otherwise."""
@@ -74,6 +74,83 @@ def make_root(path: str) -> str:
     return path
 
 
+def scheme_of(spec: str | None) -> str | None:
+    """Return the name of the storage that a URL asks for (``s3`` of ``s3://bucket/prefix``); None for a folder."""
+    scheme, separator, _ = (spec or "").partition(":")
+    return scheme if separator and len(scheme) > 1 and scheme.isalnum() and scheme != "file" else None
+
+
+def storage_class(scheme: str) -> type[Storage]:
+    """Return the class of the storages behind a URL's scheme.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name; the hint gives the nearest one.
+    MissingExtra
+        If what it needs is not installed.
+    """
+    from flowkit.registry import load
+
+    _check_kind(scheme)
+    found = load("storages", scheme)
+    assert isinstance(found, type)
+    assert issubclass(found, Storage)
+    return found
+
+
+def _check_kind(kind: str) -> None:
+    from flowkit.registry import TABLES, names
+
+    if kind in TABLES["storages"]:
+        return
+    known = names("storages")
+    if kind not in known:
+        hint = did_you_mean(kind, known) or f"known: {', '.join(known)}"
+        raise UsageError(f"there is no kind of datastore called '{kind}'", hint)
+
+
+def chosen_root(kind: str | None, root: str | None) -> str | None:
+    """Return the root that the options ``--datastore`` and ``--datastore-root`` name together, or the setting.
+
+    Parameters
+    ----------
+    kind : str, optional
+        ``local``, ``s3`` or another storage's name; or the root itself.
+    root : str, optional
+        A folder or a URL.
+
+    Returns
+    -------
+    str or None
+        None where nobody has named one: see `default_root`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind, it needs a root that is not given, or the two contradict each other.
+    """
+    configured = settings().datastore
+    if kind is None:
+        return root or configured
+    if "/" in kind or "." in kind or ":" in kind:
+        if root is not None and root != kind:
+            raise UsageError(f"--datastore {kind} and --datastore-root {root} name two roots", "give one of them")
+        return kind
+    _check_kind(kind)
+    wanted = None if kind == "local" else kind
+    chosen = root or (configured if scheme_of(configured) == wanted else None)
+    if chosen is None and wanted is not None:
+        raise UsageError(
+            f"--datastore {kind} does not say where it is",
+            f"add --datastore-root {kind}://bucket/prefix, or set FLOWKIT_DATASTORE",
+        )
+    if chosen is not None and scheme_of(chosen) != wanted:
+        shown = f"{wanted}://bucket/prefix" if wanted else "a folder"
+        raise UsageError(f"--datastore {kind} needs a root of that kind, not {chosen}", f"give {shown}")
+    return chosen
+
+
 def open_storage(spec: str | None = None, *, create: bool = False) -> Storage:
     """Open the storage that holds a datastore.
 
@@ -89,17 +166,17 @@ def open_storage(spec: str | None = None, *, create: bool = False) -> Storage:
     ------
     NotFound
         If there is no datastore, and none is to be made.
+    UsageError
+        If a URL's scheme names no storage.
     StoreError
         If it cannot be made.
     """
     spec = spec or settings().datastore
-    scheme, separator, _ = (spec or "").partition(":")
-    if spec and separator and len(scheme) > 1 and scheme.isalnum() and scheme != "file":
-        from flowkit.registry import load
-
-        storage = load("storages", scheme)(spec)
-        assert isinstance(storage, Storage)
-        return storage
+    scheme = scheme_of(spec)
+    if spec and scheme:
+        kind = storage_class(scheme)
+        opened: Storage = kind(spec)  # type: ignore[call-arg]
+        return opened
     from flowkit.datastore.local import LocalStorage
 
     if spec:
@@ -117,6 +194,31 @@ def open_storage(spec: str | None = None, *, create: bool = False) -> Storage:
             "run a flow first, go to the folder where one has run, or set FLOWKIT_DATASTORE",
         )
     return LocalStorage(make_root(path))
+
+
+def cache_folder() -> str:
+    """Return the user's folder for what can be fetched or made again: the setting ``cache``, or the usual place."""
+    configured = settings().cache
+    if configured and configured != "off":
+        return os.path.abspath(os.path.expanduser(configured))
+    base = variable("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "flowkit")
+
+
+def machine_folder(storage: Storage) -> str:
+    """Return the folder of this machine for what belongs to a root and is no part of it: index, processes, spool.
+
+    For a local root it is the root itself; for a remote one a folder in the user's cache, one for each root (and
+    endpoint, since two services may have a bucket of the same name). It may not exist yet.
+    """
+    if not storage.remote:
+        return storage.root
+    import hashlib
+
+    endpoint = settings().s3_endpoint_url or variable("AWS_ENDPOINT_URL_S3") or variable("AWS_ENDPOINT_URL") or ""
+    digest = hashlib.sha256(f"{storage.root.rstrip('/')}\n{endpoint}".encode()).hexdigest()[:16]
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in storage.root)
+    return os.path.join(cache_folder(), "roots", f"{'-'.join(filter(None, name.split('-')))[:60]}-{digest}")
 
 
 def network_file_system(path: str) -> str | None:

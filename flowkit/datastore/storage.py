@@ -59,6 +59,19 @@ class Storage(ABC):
     root: str
     """Where it is, as the user would write it: a folder or a URL."""
 
+    @classmethod
+    def warm(cls) -> None:
+        """Import and cache what opening one takes, once before processes are forked that open one each.
+
+        It starts no thread and opens no connection: neither survives a fork.
+        """
+        return None
+
+    @property
+    def remote(self) -> bool:
+        """Whether each call goes over a network: then readers of many objects read several at once."""
+        return self.local_path("x") is None
+
     @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the whole object. Raises `Missing`."""

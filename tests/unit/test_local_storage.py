@@ -15,7 +15,7 @@ import pytest
 from flowkit.datastore import local
 from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.root import find_root, make_root, network_file_system, open_storage
-from flowkit.exceptions import NotFound, StoreError
+from flowkit.exceptions import NotFound, StoreError, UsageError
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_opening(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="is a file"):
         open_storage(str(tmp_path / "file"), create=True)
-    with pytest.raises(NotFound, match="there is no storage called 'ftp'"):
+    with pytest.raises(UsageError, match="there is no kind of datastore called 'ftp'"):
         open_storage("ftp://host/path")
 
 
