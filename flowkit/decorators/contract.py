@@ -207,6 +207,13 @@ class Decorator:
         """Return what may be stored and shown of the attributes: plain JSON, without secret values."""
         return plain(self.attributes)
 
+    def package_files(self) -> list[tuple[str, str]]:
+        """Return files and folders for the code package, as (path on this machine, name in the package).
+
+        A relative path is below the folder of the flow's file.
+        """
+        return []
+
 
 class StepDecorator(Decorator):
     """A decorator of one step."""
@@ -231,10 +238,6 @@ class StepDecorator(Decorator):
         """Return who is to carry the step out, where the decorator has a say in it."""
         return None
 
-    def package_files(self) -> list[tuple[str, str]]:
-        """Return files for the code package, as (path on this machine, path in the package)."""
-        return []
-
     def around(self, task: TaskContext, proceed: Callable[[], None]) -> None:
         """Wrap the step: call `proceed` to run what is inside, or do not."""
         proceed()
@@ -257,6 +260,10 @@ class FlowDecorator(Decorator):
     def current(self) -> Mapping[str, Any]:
         """Return attributes of ``current`` for every task."""
         return {}
+
+    def package_suffixes(self) -> list[str]:
+        """Return suffixes of further files of the flow's folder that belong into the code package."""
+        return []
 
     def restore(self, recorded: Any) -> None:
         """Take over, in another process, what `record` wrote into the run's parameters manifest."""
