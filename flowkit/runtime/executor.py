@@ -103,6 +103,13 @@ class Executor(ABC):
         """Leave what runs alone from now on, also in `close`; nothing to do where it ends with this process."""
         return None
 
+    def settle(self) -> None:
+        """Bring what is kept elsewhere (logs) to the datastore: nothing runs any more, and the run's end comes next.
+
+        It may take a while, and gives up after a while; `notices` then says what is missing.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Stop what the executor runs for itself, and leave no process behind."""

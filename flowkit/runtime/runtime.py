@@ -20,7 +20,7 @@ from flowkit.datastore.layout import cancel_file
 from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
 from flowkit.datastore.runs import write_end
 from flowkit.datastore.storage import Missing, Storage
-from flowkit.exceptions import StoreError
+from flowkit.exceptions import FlowkitError, StoreError
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 from flowkit.metadata.records import RunRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore
@@ -38,6 +38,8 @@ LOOP_PATIENCE = 0.2
 """Seconds that one turn waits for an index that somebody else holds locked; its records are written later."""
 CANCEL_CHECK = 1.0
 """Seconds between two looks for a request to cancel."""
+REMOTE_CANCEL_CHECK = 5.0
+"""The same where each look is a call over a network."""
 _HANGUP = getattr(signal, "SIGHUP", None)
 """What a process gets when its terminal is closed; not on Windows."""
 
@@ -78,13 +80,15 @@ class Runtime:
         self.reporter = reporter
         self.outcome = RunFailure()
         self._records: list[RunRecord | TaskRecord] = []
+        self._results: dict[TaskRef, Manifest | None] = {}
         self._store_works = True
         self._signals: list[int] = []
         self._stopping: str | None = None
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
         self._ahead = time.time() - time.monotonic()
         self._beat_at = self._now() + HEARTBEAT_INTERVAL
-        self._look_at = self._now() + CANCEL_CHECK
+        self._look_every = REMOTE_CANCEL_CHECK if storage.remote else CANCEL_CHECK
+        self._look_at = self._now() + self._look_every
 
     def run(self) -> str:
         """Run everything and return the run's final state."""
@@ -101,7 +105,9 @@ class Runtime:
                 self._wait(wakeup)
                 self._act_on_signals()
                 for executor in self.executors.values():
-                    for event in executor.poll():
+                    events = executor.poll()
+                    self._read_ahead(events)
+                    for event in events:
                         self._take_event(event)
                     while executor.notices:
                         self.reporter.notice(executor.notices.pop(0))
@@ -167,7 +173,7 @@ class Runtime:
             self._beat_at = now + HEARTBEAT_INTERVAL
             self._heartbeat(time.time())
         if now >= self._look_at:
-            self._look_at = now + CANCEL_CHECK
+            self._look_at = now + self._look_every
             if self._stopping is None:
                 request = self._cancel_request()
                 if request is not None:
@@ -195,9 +201,27 @@ class Runtime:
         decision = self.scheduler.failed(launch.ref, launch.attempt, failure, now)
         self._report_failure(launch, failure, decision, now)
 
+    def _read_ahead(self, events: Sequence[Any]) -> None:
+        """Read the results of many tasks at once, where each read is a call over a network."""
+        refs = [event.launch.ref for event in events if isinstance(event, Ended)] if self.storage.remote else []
+        if len(refs) > 1:
+            from flowkit.datastore.many import mapped_over
+
+            for ref, found in zip(refs, mapped_over(self.storage, self._try_to_read, refs), strict=True):
+                self._results.update({} if isinstance(found, FlowkitError) else {ref: found})
+
+    def _try_to_read(self, ref: TaskRef) -> Manifest | FlowkitError | None:
+        try:
+            return read_manifest(self.storage, self.record.flow, self.record.run, ref.step, str(ref.coordinates))
+        except FlowkitError as error:
+            return error  # it comes up again where the result is used
+
     def _read_result(self, launch: Launch) -> Manifest | None:
         flow, run = self.record.flow, self.record.run
-        manifest = read_manifest(self.storage, flow, run, launch.step, str(launch.coordinates))
+        if launch.ref in self._results:
+            manifest = self._results.pop(launch.ref)
+        else:
+            manifest = read_manifest(self.storage, flow, run, launch.step, str(launch.coordinates))
         if manifest is not None and manifest.gang:
             # The control node may have died after its commit and before it gave the others theirs.
             publish(self.storage, manifest)
@@ -324,6 +348,10 @@ class Runtime:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self) -> str:
+        for executor in self.executors.values():
+            executor.settle()
+            while executor.notices:
+                self.reporter.notice(executor.notices.pop(0))
         state = self.scheduler.state
         now = time.time()
         reason = None
