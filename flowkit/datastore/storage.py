@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from flowkit.exceptions import StoreError
 
+BLOCK = 16 << 20
+"""Bytes that are read at once of something large."""
+
 Chunks = Iterable[bytes | bytearray | memoryview]
 """Content to write, in order; nothing is joined in memory."""
 
@@ -58,6 +61,8 @@ class Storage(ABC):
     """The name in the registry: ``local``, ``memory``, ``s3``."""
     root: str
     """Where it is, as the user would write it: a folder or a URL."""
+    cached: bool = False
+    """Whether reading is so slow that blobs are worth a copy on this machine (`flowkit.datastore.cache`)."""
 
     @classmethod
     def warm(cls) -> None:
@@ -79,6 +84,19 @@ class Storage(ABC):
     @abstractmethod
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` (fewer only past the end). Raises `Missing`."""
+
+    def read_into(self, path: str, offset: int, memory: memoryview) -> int:
+        """Read part of an object into writable memory; return how many bytes came, fewer only past its end.
+
+        Raises `Missing`. Here it is done block by block; a storage that can do better does.
+        """
+        done = 0
+        while True:
+            block = self.read_range(path, offset + done, min(BLOCK, len(memory) - done))
+            memory[done : done + len(block)] = block
+            done += len(block)
+            if not block or done == len(memory):
+                return done
 
     @abstractmethod
     def info(self, path: str) -> Info | None:

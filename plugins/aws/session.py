@@ -1,0 +1,193 @@
+"""Clients of AWS services: made when first used, once in a process, never shared with a forked one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from flowkit.exceptions import StoreError
+from flowkit.settings import settings, variable
+from flowkit.version import __version__
+
+CONNECTIONS = 32
+"""Connections that a client keeps open: no fewer than the threads of a transfer, or they would open new ones."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a server must have accepted a connection."""
+READ_TIMEOUT = 60.0
+"""Seconds without a byte until an answer counts as lost."""
+DEFAULT_REGION = "us-east-1"
+"""Where S3 is looked for when nobody says otherwise, as the service's own tools do."""
+
+
+class _Key(NamedTuple):
+    service: str
+    region: str | None
+    role: str | None
+    endpoint: str | None
+
+
+_lock = threading.RLock()
+_clients: dict[_Key, Any] = {}
+_sessions: dict[str | None, Any] = {}
+
+
+def client(service: str, *, region: str | None = None, role: str | None = None, endpoint: str | None = None) -> Any:
+    """Return this process's client of a service, safe to be used by several threads.
+
+    Retries are the caller's (botocore makes none): `flowkit.plugins.aws.errors.transient` tells what to try again.
+    For S3 without an endpoint the setting ``s3_endpoint_url`` is used, then botocore's own ``AWS_ENDPOINT_URL``.
+
+    Parameters
+    ----------
+    service : str
+        E.g. ``s3``, ``batch``, ``secretsmanager``.
+    region : str, optional
+        Default: what the environment or the AWS configuration says; for S3 then `DEFAULT_REGION`.
+    role : str, optional
+        ARN of a role to assume; its credentials are renewed before they expire.
+    endpoint : str, optional
+        URL of a compatible service.
+
+    Raises
+    ------
+    StoreError
+        If the AWS configuration cannot be read, or names a profile that is not there.
+    """
+    if service == "s3":
+        endpoint = endpoint or settings().s3_endpoint_url
+    key = _Key(service, region, role, endpoint)
+    found = _clients.get(key)
+    if found is None:
+        with _lock:
+            found = _clients.get(key)
+            if found is None:
+                with _configuration_errors():
+                    found = _clients[key] = _make(key)
+    return found
+
+
+def s3_endpoint() -> str | None:
+    """Return the endpoint of an S3-compatible service that is configured; None for AWS itself."""
+    return settings().s3_endpoint_url or variable("AWS_ENDPOINT_URL_S3") or variable("AWS_ENDPOINT_URL")
+
+
+def configured_region() -> str | None:
+    """Return the region of the environment or the AWS configuration; None where there is none."""
+    with _lock, _configuration_errors():
+        region = _session(None).region_name
+    return str(region) if region else None
+
+
+def warm(service: str = "s3") -> None:
+    """Import what a client takes, and read the service's description, without opening anything.
+
+    What forks processes that each make a client calls this once before: it spares each of them 0.3 s.
+    """
+    import boto3
+    import botocore.loaders
+
+    session = boto3.session.Session()
+    loader = session._session.get_component("data_loader")
+    if isinstance(loader, botocore.loaders.Loader):
+        loader.load_service_model(service, "service-2")
+
+
+def forget() -> None:
+    """Drop all clients: the next one reads the credentials again, where they may have been renewed."""
+    with _lock:
+        _clients.clear()
+        _sessions.clear()
+
+
+def _after_fork() -> None:
+    # The parent's connections stay the parent's: they are dropped here without a word on them.
+    global _lock
+    _lock = threading.RLock()
+    _clients.clear()
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _make(key: _Key) -> Any:
+    from botocore.config import Config
+
+    options: dict[str, Any] = {}
+    if key.service == "s3":
+        # Content is checked by its BLAKE3 key; CRC32 and SHA-256 would hash all of it once more.
+        options["request_checksum_calculation"] = options["response_checksum_validation"] = "when_required"
+        options["s3"] = {"payload_signing_enabled": False}
+        if key.endpoint or s3_endpoint():
+            options["s3"]["addressing_style"] = "path"
+    config = Config(
+        max_pool_connections=CONNECTIONS,
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        user_agent_extra=f"flowkit/{__version__}",
+        **options,
+    )
+    session = _session(key.role)
+    region = key.region or session.region_name or (DEFAULT_REGION if key.service == "s3" else None)
+    return session.client(key.service, region_name=region, endpoint_url=key.endpoint, config=config)
+
+
+def _session(role: str | None) -> Any:
+    found = _sessions.get(role)
+    if found is None:
+        import boto3
+
+        found = boto3.session.Session() if role is None else _assumed(role)
+        _sessions[role] = found
+    return found
+
+
+def _assumed(role: str) -> Any:
+    """Return a session whose credentials are those of a role, renewed from the user's own."""
+    import boto3
+    import botocore.session
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        CredentialProvider,
+        CredentialResolver,
+        DeferredRefreshableCredentials,
+    )
+
+    class Provider(CredentialProvider):
+        METHOD = CANONICAL_NAME = "flowkit-assume-role"
+
+        def load(self) -> Any:
+            own = botocore.session.Session()
+            credentials = own.get_credentials()
+            if credentials is None:
+                return None
+            fetcher = AssumeRoleCredentialFetcher(
+                client_creator=own.create_client,
+                source_credentials=credentials,
+                role_arn=role,
+                extra_args={"RoleSessionName": f"flowkit-{os.getpid()}"},
+            )
+            return DeferredRefreshableCredentials(fetcher.fetch_credentials, self.METHOD)
+
+    session = botocore.session.Session()
+    session.register_component("credential_provider", CredentialResolver([Provider()]))
+    return boto3.session.Session(botocore_session=session)
+
+
+@contextmanager
+def _configuration_errors() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (BotoCoreError, ValueError) as error:
+        raise StoreError(
+            f"no AWS client can be made: {error}",
+            "look at the AWS_ variables, ~/.aws/config, ~/.aws/credentials and the setting s3_endpoint_url",
+        ) from error
