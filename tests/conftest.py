@@ -286,3 +286,95 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
     left = made.close()
     if left:
         pytest.fail(f"processes were left behind (killed now): {left}")
+
+
+MOTO = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), file=sys.__stdout__, flush=True)
+sys.stdin.read()
+"""
+"""Ends with its input, so also when whoever started it is killed."""
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """The URL of a server that plays AWS on this machine: S3, Batch, Secrets Manager and others, for this worker."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "COVERAGE_"))}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            host, port = process.stdout.readline().decode().split()
+            yield f"http://{host}:{port}"
+        finally:
+            process.kill()
+
+
+class Aws:
+    """AWS as the tests see it: a moto server, and this process's environment pointing to it.
+
+    Attributes
+    ----------
+    endpoint : str
+        The server's URL.
+    env : dict of str to str
+        The variables that make boto3 use it, for processes that are started: ``workspace.env.update(aws.env)``.
+    """
+
+    def __init__(self, endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.endpoint = endpoint
+        self._monkeypatch = monkeypatch
+        self.env = {
+            "AWS_ACCESS_KEY_ID": "AKIATESTER",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_CONFIG_FILE": str(folder / "no-aws-config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(folder / "no-aws-credentials"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "FLOWKIT_CACHE": str(folder / "cache"),
+        }
+        for name in list(os.environ):
+            if name.startswith("AWS_"):
+                monkeypatch.delenv(name)
+        self.set(**self.env)
+
+    def set(self, **variables: str | None) -> None:
+        """Change variables of this process (None removes one), and let the next client read them."""
+        from flowkit.plugins.aws import session
+        from flowkit.settings import settings
+
+        for name, value in variables.items():
+            if value is None:
+                self._monkeypatch.delenv(name, raising=False)
+            else:
+                self._monkeypatch.setenv(name, value)
+        settings(reload=True)
+        session.forget()
+
+    def client(self, service: str) -> Any:
+        """Return a client of a service of the server, by flowkit's own session."""
+        from flowkit.plugins.aws import session
+
+        return session.client(service)
+
+    def bucket(self) -> str:
+        """Make an empty bucket of its own and return its name."""
+        name = f"bucket-{os.urandom(6).hex()}"
+        self.client("s3").create_bucket(Bucket=name)
+        return name
+
+
+@pytest.fixture
+def aws(moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    """AWS on this machine, for this process and what it starts; see `Aws`."""
+    made = Aws(moto_endpoint, tmp_path, monkeypatch)
+    yield made
+    monkeypatch.undo()
+    made.set()
