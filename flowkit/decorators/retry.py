@@ -18,7 +18,7 @@ MOST = 99
 
 KINDS = (
     *("error", "timeout", "killed", "oom", "crash", "vanished", "lost", "cancelled", "internal"),
-    *("image", "capacity", "evicted", "deleted", "unreachable", "rejected"),
+    *("image", "capacity", "evicted", "deleted", "unreachable", "setup", "rejected"),
 )
 """The kinds of failure that `on` may name, as in `flowkit.model.manifest.Failure`."""
 

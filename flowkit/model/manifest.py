@@ -182,7 +182,7 @@ class Failure:
     kind : str
         ``error`` (the step raised), ``timeout``, ``killed`` (by a signal), ``oom``, ``crash`` (segmentation fault
         and the like), ``vanished`` (the process ended without a result), ``lost``, ``cancelled``, ``internal``; of a
-        service: ``image``, ``capacity``, ``evicted``, ``deleted``, ``unreachable``, ``rejected``.
+        service: ``image``, ``capacity``, ``evicted``, ``deleted``, ``unreachable``, ``setup``, ``rejected``.
     message : str
         One line: the exception's type and text, or what happened to the process.
     exception : str, optional

@@ -35,7 +35,8 @@ class Ended(NamedTuple):
     reason : str or None
         What the executor knows beyond the status: ``timeout`` (killed by it at the deadline), ``cancelled``,
         ``oom``, ``lost`` (server or machine gone), or why a service could not carry it out
-        (`flowkit.runtime.backend.Cause`, and ``rejected``: it refused the job).
+        (`flowkit.runtime.backend.Cause`, ``setup``: its container could not
+        begin, and ``rejected``: it refused the job).
     usage : tuple of float and int, optional
         Processor seconds and the peak of memory in bytes of its process (of a gang: the sum, and the largest).
     """

@@ -25,6 +25,7 @@ _BY_SERVICE = {
     ),
     "deleted": ("somebody deleted its job", "resume the run to run it again"),
     "unreachable": ("the service has not answered for long", "resume the run when it is there again"),
+    "setup": ("its container could not be set up", "see what the container says: its log is at the service"),
     "rejected": ("the service refused its job", "mend what it says, and resume the run"),
 }
 """What a service told of its end: in words, and what to do next."""
@@ -100,7 +101,7 @@ def silent_failure(event: Ended, *, stopping: str | None) -> Failure:
     if stopping is not None and kind in ("killed", "vanished", "deleted"):
         kind, message = "cancelled", stopping
     usage = to_json(*event.usage) if event.usage is not None else None
-    retry = kind not in ("image", "rejected")
+    retry = kind not in ("image", "rejected", "setup")
     return Failure(
         kind, message, exit_status=status, retry=retry, attempt=event.launch.attempt, ended=event.when, usage=usage
     )

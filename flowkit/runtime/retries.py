@@ -13,7 +13,7 @@ ONCE = Attempts()
 
 SILENT = frozenset(
     {"killed", "oom", "crash", "vanished", "lost", "timeout"}
-    | {"image", "capacity", "evicted", "deleted", "unreachable", "rejected"}
+    | {"image", "capacity", "evicted", "deleted", "unreachable", "setup", "rejected"}
 )
 """Failures of a process that could not speak for itself (a timeout that the step raised itself could)."""
 
