@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+SPOT_NOTICE_VARIABLE = "FLOWKIT_SPOT_NOTICE"
+"""Environment variable of a task in a container: the path of a file that appears when the machine is going to be taken
+away (``current.spot_termination_notice``)."""
+
 
 class Current:
     """Facts about the running task, as attributes.

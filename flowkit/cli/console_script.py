@@ -17,7 +17,9 @@ COMMANDS: Table = {
     "metadata": ("flowkit.cli.metadata", "Make the metadata store anew from the datastore."),
     "help": ("flowkit.cli.console_script", "List all commands."),
     "version": ("flowkit.cli.console_script", "Print the version."),
+    "container": ("flowkit.cli.container", "Run a row of a launch list (used by flowkit itself)."),
 }
+HIDDEN = frozenset({"container"})
 
 
 def main() -> NoReturn:
@@ -49,6 +51,7 @@ def _group(console: Console) -> LazyGroup:
     params: list[click.Parameter] = [click.Option(["--quiet/--not-quiet", "-q/ "], default=False, help="Say less.")]
     return LazyGroup(
         COMMANDS,
+        HIDDEN,
         name="flowkit",
         callback=callback,
         params=params,

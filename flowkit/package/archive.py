@@ -39,7 +39,7 @@ def pack(package: Package) -> Iterator[memoryview]:
     """
     with tempfile.TemporaryFile() as file:
         with gzip.GzipFile("", "wb", 6, file, mtime=0) as zipped:
-            write_tar(package, zipped)
+            write_tar(package, cast(IO[bytes], zipped))
         file.flush()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
             yield view
@@ -218,7 +218,7 @@ def _open(archive: BinaryIO | bytes | memoryview) -> Iterator[tarfile.TarFile]:
     try:
         with (
             gzip.GzipFile(fileobj=stream, mode="rb") as unzipped,
-            tarfile.open(fileobj=cast(BinaryIO, _Bounded(unzipped)), mode="r:") as tar,
+            tarfile.open(fileobj=cast(IO[bytes], _Bounded(cast(IO[bytes], unzipped))), mode="r:") as tar,
         ):
             yield tar
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:

@@ -36,6 +36,7 @@ from flowkit.runtime.failures import describe
 from flowkit.runtime.gang import node_coordinates, publish, stage, wait_for_nodes
 from flowkit.runtime.redaction import Redactor, close_lines
 from flowkit.runtime.usage import Meter
+from flowkit.settings import variable
 
 PARAMETERS_STEP = "_parameters"
 """The pseudo step whose one task holds the run's parameters, constants and settings."""
@@ -270,6 +271,9 @@ class _Attempt:
             "graph": self._graph,
             "graph_info": self._graph,
         }
+        notice = variable(context.SPOT_NOTICE_VARIABLE)
+        if notice is not None:
+            values["spot_termination_notice"] = notice
         context.current.enter(values, lazy)
 
     def _graph(self) -> Any:
@@ -293,7 +297,7 @@ class _Attempt:
                 "size": self.launch.gang,
                 "node": self.gang_node,
                 "control_task": str(self.launch.coordinates),
-                "main_ip": "127.0.0.1",
+                "main_ip": main_address(),
             }
         return TaskContext(
             flow=flow,
@@ -418,6 +422,11 @@ def _tell(text: str) -> None:
             os.write(2, text.encode("utf-8", "backslashreplace"))
         except OSError:
             pass  # nobody is left to tell; the failure is recorded all the same
+
+
+def main_address() -> str:
+    """Return where the main node of this task's gang is: as the service tells it, else this machine."""
+    return variable("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS") or variable("FLOWKIT_MAIN_HOST") or "127.0.0.1"
 
 
 def _tempdir() -> str:

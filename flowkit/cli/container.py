@@ -1,0 +1,56 @@
+"""``flowkit container``: carry out one row of a launch list, in a container (see `flowkit.runtime.container`).
+
+A command of ``flowkit`` and not of the flow: a flow whose file cannot be imported here still gets a log and a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from flowkit.cli.console import Console
+from flowkit.exceptions import DataError
+from flowkit.model.pathspec import check_part
+
+
+def command(console: Console) -> click.Command:
+    """Make the command."""
+
+    def callback(**options: Any) -> int:
+        return _carry_out(**options)
+
+    params: list[click.Parameter] = [
+        click.Option(["--datastore-root"], required=True),
+        click.Option(["--program"], required=True, help="How the flow is started here: flow.py, or -m module."),
+        click.Option(["--run-id"], required=True),
+        click.Option(["--list", "key"], required=True, help="The key of the launch list."),
+        click.Option(["--timeout"], type=click.FloatRange(min=0), help="Seconds that the step's code may take."),
+        click.Option(["--max-log-size"], type=click.IntRange(min=1), help="Bytes kept of the log."),
+    ]
+    return click.Command("container", callback=callback, params=params, hidden=True, help="Run a row of a list.")
+
+
+def _carry_out(
+    datastore_root: str, program: str, run_id: str, key: str, timeout: float | None, max_log_size: int | None
+) -> int:
+    from flowkit.datastore.root import open_storage
+    from flowkit.runtime.container import DEFAULT_LIMIT, carry_out, find_row
+
+    storage = open_storage(datastore_root, create=False)
+    row = find_row(storage, _flow(), check_part(run_id), key)
+    return carry_out(storage, row, program, timeout=timeout, limit=max_log_size or DEFAULT_LIMIT)
+
+
+def _flow() -> str:
+    """Return the name of the flow whose code package the working directory is."""
+    from flowkit.package.files import INFO
+
+    try:
+        with open(INFO, encoding="utf-8") as file:
+            return check_part(json.load(file)["flow"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"this folder is no code package: {INFO} cannot be read ({error})", "only flowkit itself runs this command"
+        ) from error
