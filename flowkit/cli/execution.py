@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +15,7 @@ from flowkit.cli.invocation import given, program
 from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import FlowkitError, UsageError
 from flowkit.settings import settings, variable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run_options(session: Session) -> list[click.Parameter]:
     ]
 
 
-def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None) -> int:
+def execute_run(session: Session, options: dict[str, Any], *, find_origin: Callable[[], Any] | None = None) -> int:
     """Start a run, carry it out, and return the exit code of the command.
 
     Parameters
@@ -71,8 +71,9 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
         The command's flow and stores.
     options : dict
         What `run_options` gave: the options of the run and the texts of parameters.
-    origin : flowkit.cli.resume.Origin, optional
-        What to resume.
+    find_origin : callable, optional
+        Returns what to resume (a `flowkit.cli.resume.Origin`); called when the processes that start tasks are there,
+        since connections to a datastore do not survive a fork.
     """
     started = time.time()
     if options["fail_fast"] and options["keep_going"]:
@@ -86,6 +87,7 @@ def execute_run(session: Session, options: dict[str, Any], *, origin: Any = None
     spawn = _FreshInterpreter(session)
     executor = _local_executor(session, options, spawn)
     try:
+        origin = find_origin() if find_origin is not None else None
         storage = session.storage(create=True)
         runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
         spawn.run, spawn.root = runtime.record.run, storage.root
@@ -179,7 +181,13 @@ def _begin(
         for step, tasks in plan.clones.items():
             watcher.cloned(step, len(tasks))
     config = task_config(storage, definition, run.parameters)
-    executor.configure({**config, **_executor_config(session, options, storage, run.record.run, attempts)})
+    spool = None
+    if storage.remote:
+        from flowkit.runtime.log_spool import LogSpool
+
+        spool = LogSpool(storage, definition.name, run.record.run)
+        config["run_folder"] = spool.folder
+    executor.configure({**_executor_config(session, options, storage, run.record.run, attempts), **config}, spool)
     while executor.notices:
         watcher.notice(executor.notices.pop(0))
     return runtime, watcher
@@ -189,11 +197,13 @@ def _executor_config(
     session: Session, options: dict[str, Any], storage: Storage, run: str, attempts: Mapping[str, Any]
 ) -> dict[str, Any]:
     from flowkit.datastore.layout import run_folder
+    from flowkit.datastore.root import machine_folder
     from flowkit.decorators.attach import executor_request
 
     requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
     return {
         "run_folder": storage.local_path(run_folder(session.definition.name, run)),
+        "machine_folder": machine_folder(storage),
         "max_workers": _workers(options),
         "max_log_size": options["max_log_size"] * 1024 * 1024,
         "fresh": {name: dict(request.environment) for name, request in requests.items() if request.fresh},
@@ -225,14 +235,22 @@ def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInte
         spawn,
         task_start=options["task_start"] or settings().task_start,
         random_before=flowspec.RANDOM_BEFORE,
-        warm=_import_what_tasks_need,
+        warm=functools.partial(_import_what_tasks_need, session.root),
     )
 
 
-def _import_what_tasks_need() -> None:
+def _import_what_tasks_need(root: str | None) -> None:
     """Import, once in the fork server, what every task would import for itself after its fork."""
     import flowkit.datastore.local
     import flowkit.datastore.pickling  # noqa: F401
+    from flowkit.datastore.root import scheme_of, storage_class
+
+    scheme = scheme_of(root)
+    if scheme is not None:
+        try:
+            storage_class(scheme).warm()
+        except FlowkitError:
+            return  # the command opens the same one, and says what is wrong with it
 
 
 class _FreshInterpreter:

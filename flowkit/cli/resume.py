@@ -69,15 +69,18 @@ def _resume(
     if json and not plan_only:
         raise UsageError("--json goes with --plan")
     session.prepare(tuple(options["decospecs"]))
-    storage = session.storage()
-    origin = _origin(session, storage, run, rerun)
-    given = read_given(session.definition, options)
-    for line in _warnings(session, origin, given):
-        session.console.warn(line)
     if plan_only:
-        _show_plan(session, origin, json)
+        _show_plan(session, _found(session, run, rerun, options), json)
         return 0
-    return execute_run(session, options, origin=origin)
+    return execute_run(session, options, find_origin=lambda: _found(session, run, rerun, options))
+
+
+def _found(session: Session, run: str | None, rerun: str | None, options: dict[str, Any]) -> Origin:
+    """Return what is resumed, and warn of what may surprise."""
+    origin = _origin(session, session.storage(), run, rerun)
+    for line in _warnings(session, origin, read_given(session.definition, options)):
+        session.console.warn(line)
+    return origin
 
 
 def _origin(session: Session, storage: Storage, run: str | None, rerun: str | None) -> Origin:

@@ -29,6 +29,7 @@ from flowkit.runtime.messages import Channel, Frame, launch_to_json
 from flowkit.runtime.processes import OutOfMemory, Register, clear_leftovers, signal_group, why_not_fork
 
 if TYPE_CHECKING:
+    from flowkit.runtime.log_spool import LogSpool
     from flowkit.runtime.pool import Pool
 
 CANCEL_GRACE = 5.0
@@ -79,6 +80,7 @@ class LocalExecutor(Executor):
         self._register: Register | None = None
         self._memory: OutOfMemory | None = None
         self._pool: Pool | None = None
+        self._spool: LogSpool | None = None
         self._nodes: dict[int, NodeState] = {}
         self._next = 1
         self._waiting: deque[LaunchState] = deque()
@@ -175,18 +177,22 @@ class LocalExecutor(Executor):
         self._server.send_descriptors([theirs.fileno()], messages.frame(messages.NEW_LOG))
         theirs.close()
 
-    def configure(self, config: dict[str, Any]) -> None:
+    def configure(self, config: dict[str, Any], spool: LogSpool | None = None) -> None:
         """Tell what holds for the whole run, once it has its id.
 
         Parameters
         ----------
         config : dict
             Plain JSON values, which are handed to `target` as they are. Of these, this executor uses: ``run_folder``
-            (the local folder for logs: ``<root>/flows/<Flow>/<run>``), ``max_workers`` (default: the number of CPUs,
-            at least 4), ``max_log_size`` (bytes of one log; default 1 GiB), ``fresh`` (for steps that must start as
-            fresh interpreters: their environment variables), ``timeouts`` (seconds, by step), ``timeout_grace``
-            (seconds, default 5).
+            (the local folder for logs: ``<root>/flows/<Flow>/<run>``), ``machine_folder`` (where processes are noted;
+            default: the root of the former), ``max_workers`` (default: the number of CPUs, at least 4),
+            ``max_log_size`` (bytes of one log; default 1 GiB), ``fresh`` (for steps that must start as fresh
+            interpreters: their environment variables), ``timeouts`` (seconds, by step), ``timeout_grace`` (seconds,
+            default 5).
+        spool : LogSpool, optional
+            Brings logs to a remote root; ``run_folder`` is its folder then.
         """
+        self._spool = spool
         self._config = dict(config)
         self._folder = os.path.abspath(config["run_folder"])
         self._workers = int(config.get("max_workers") or max(4, os.cpu_count() or 1))
@@ -194,7 +200,7 @@ class LocalExecutor(Executor):
         self._timeouts = config.get("timeouts") or {}
         self._timeout_grace = float(config.get("timeout_grace", TIMEOUT_GRACE))
         self._memory = OutOfMemory()
-        root = os.path.dirname(os.path.dirname(os.path.dirname(self._folder)))
+        root = config.get("machine_folder") or os.path.dirname(os.path.dirname(os.path.dirname(self._folder)))
         killed = clear_leftovers(root)
         if killed:
             self.notices.append(f"{killed} processes that a killed run had left behind were ended")
@@ -236,6 +242,8 @@ class LocalExecutor(Executor):
         self._server.flush()
         self._log.flush()
         self._hear()
+        if self._spool is not None:
+            self._tell_of_spool(self._spool)
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
             when, _, node, action = heapq.heappop(self._deadlines)
@@ -271,6 +279,16 @@ class LocalExecutor(Executor):
         for node in list(self._nodes.values()):
             self._end_node(node, "cancelled", gently=not now)
 
+    def settle(self) -> None:
+        """Wait until the logs are in the datastore, where that is remote."""
+        if self._spool is not None:
+            self._spool.settle()
+            self._tell_of_spool(self._spool)
+
+    def _tell_of_spool(self, spool: LogSpool) -> None:
+        while spool.troubles:
+            self.notices.append(spool.troubles.pop(0))
+
     def close(self) -> None:
         """End what still runs, then the helpers; nothing is left behind."""
         if self._closed:
@@ -292,6 +310,9 @@ class LocalExecutor(Executor):
             remove_file(node.parents_file)
         if self._register is not None:
             self._register.remove()
+        if self._spool is not None:
+            self.settle()
+            self._spool.close()
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -325,6 +346,9 @@ class LocalExecutor(Executor):
 
             task = node_coordinates(task, node.index)
         folder = os.path.join(self._folder, launch.step, str(task), str(launch.attempt))
+        if self._spool is not None:
+            node.log_key = (launch.step, str(task), launch.attempt)
+            self._spool.began(*node.log_key)
         own = self._fresh.get(launch.step)
         variables = {DEVICES: ",".join(node.devices)} if node.devices else {}
         index = node.index if launch.gang else None
@@ -455,6 +479,8 @@ class LocalExecutor(Executor):
         if self._nodes.pop(node.number, None) is None:
             return
         self._refused.pop(node.number, None)
+        if self._spool is not None and node.log_key is not None:
+            self._spool.ended(*node.log_key)
         if node.pid is not None and self._refused:
             self._ask_again()
         remove_file(node.parents_file)

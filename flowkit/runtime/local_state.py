@@ -40,6 +40,7 @@ class NodeState:
         "index",
         "kill",
         "log",
+        "log_key",
         "marked",
         "number",
         "parents_file",
@@ -54,6 +55,7 @@ class NodeState:
         self.drained = False
         self.marked = False
         self.log = 0
+        self.log_key: tuple[str, str, int] | None = None
         self.group = group
         self.index = index
         self.pid: int | None = None
