@@ -250,7 +250,7 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
 
     A decorator that stands in the source is never overridden. Of several texts that name the same decorator the last
     one counts, so that the more special origin comes last. Steps that a decorator does not fit (``catch`` on a
-    foreach) are left out.
+    foreach) are left out, and so are those that say already which service carries them out, where it is another one.
 
     Parameters
     ----------
@@ -282,12 +282,26 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
         earlier.append((found, attributes))
     for name, chosen in wanted.items():
         for step in definition.steps.values():
-            if step.decorator(name) is None:
+            if step.decorator(name) is None and not (_is_service(name) and services(step)):
                 for found, attributes in chosen:
                     if found.fits(definition.graph[step.name]):
                         made = found(attributes, inserted_by=origin)
                         # The one that swallows errors goes around all others, any other one inside them.
                         step.decorators.insert(0 if found.outermost else len(step.decorators), made)
+
+
+def services(step: StepDefinition) -> list[str]:
+    """Return the names of the decorators of a step that have a service carry it out (``batch``, ``kubernetes``)."""
+    return [decorator.name for decorator in step.decorators if _is_service(decorator.name)]
+
+
+def _is_service(name: str) -> bool:
+    from flowkit import registry
+
+    if name in registry.TABLES["backends"]:
+        return True
+    # The entry points of all packages are looked through only for decorators that are not flowkit's own.
+    return name not in registry.TABLES["decorators"] and name in registry.names("backends")
 
 
 def _load(name: str, origin: str) -> Any:
@@ -336,7 +350,18 @@ def configure_all(definition: FlowDefinition, options: Mapping[str, Any]) -> lis
     for step in definition.steps.values():
         for decorator in step.decorators:
             problems += decorator.configure(definition, definition.graph[step.name])
+        problems += _rivals(step)
     return list(dict.fromkeys(problems))
+
+
+def _rivals(step: StepDefinition) -> list[Problem]:
+    names = services(step)
+    if len(names) < 2:
+        return []
+    both = " and ".join(f"@{name}" for name in names)
+    where = next(item.location for item in step.decorators if item.name == names[-1])
+    headline = f"step '{step.name}' has {both}: one service carries it out"
+    return [Problem(headline, where, "keep the one that it is to run on")]
 
 
 def policy(step: StepDefinition) -> Attempts:

@@ -160,6 +160,8 @@ class Backend(ABC):
     """The most rows of one job; 1 where the service has no arrays."""
     poll_interval: float
     """Seconds between two looks at the jobs of a run, at the least."""
+    on_this_machine = False
+    """Whether its containers run here: they reach folders of this machine, and ``--max-workers`` bounds them."""
 
     @abstractmethod
     def __init__(self, run: RemoteRun | None) -> None: ...

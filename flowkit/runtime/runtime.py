@@ -84,6 +84,7 @@ class Runtime:
         self._store_works = True
         self._signals: list[int] = []
         self._stopping: str | None = None
+        self._withdrawn = False
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
         self._ahead = time.time() - time.monotonic()
         self._beat_at = self._now() + HEARTBEAT_INTERVAL
@@ -113,6 +114,8 @@ class Runtime:
                         self.reporter.notice(executor.notices.pop(0))
                 if self.scheduler.should_cancel and self._stopping is None:
                     self._stop("another task failed", now=False)
+                elif self.scheduler.stopped and not self._withdrawn:
+                    self._withdraw()
                 self._look_around()
         finally:
             self._release_signals(wakeup)
@@ -333,6 +336,12 @@ class Runtime:
             note = {}
         by = note.get("by") if isinstance(note, dict) else None
         return f"cancelled by {by}" if isinstance(by, str) else "cancelled"
+
+    def _withdraw(self) -> None:
+        """Nothing new starts any more: take back what waits for a machine elsewhere."""
+        self._withdrawn = True
+        for executor in self.executors.values():
+            executor.withdraw()
 
     def _stop(self, why: str, *, now: bool) -> None:
         if self._stopping is None:

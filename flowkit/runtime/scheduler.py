@@ -36,6 +36,8 @@ RunState = Literal["running", "succeeded", "failed", "cancelled"]
 
 __all__ = ["Awaited", "Counts", "Decision", "Notice", "Policy", "RunState", "Scheduler", "check_width"]
 
+LOCAL = "local"
+"""The executor that is always there."""
 _PENDING, _RUNNING, _SUCCEEDED, _FAILED, _CANCELLED, _CLONED = range(6)
 
 
@@ -56,7 +58,8 @@ class Scheduler:
         The widest foreach (or gang) that is allowed; a wider one fails before any child starts.
     executor_of : callable, optional
         Step to the name of its executor; ``local`` for all by default. Executors whose names begin with the same word
-        share a machine (``local gpu=1`` and ``local``): a gang that is larger than it waits until all are idle.
+        share a machine (``local gpu=1`` and ``local``): a gang that is larger than it waits until all are idle. The
+        fallback attempts of a step are always carried out by ``local``, where the step's own executor is elsewhere.
     clones : mapping of str to mapping of str to Transition
         By step and task id: tasks that are taken from another run and finish at once, with the transition that
         they made there (`flowkit.runtime.resume.Plan.transitions`).
@@ -80,6 +83,9 @@ class Scheduler:
         self._executor = {name: executor_of(name) if executor_of else "local" for name in graph.nodes}
         self._clones = clones or {}
         self._queues = {name: Ready() for name in self._executor.values()}
+        self._fallback = {name: self._executor[name] for name in graph.nodes if _is_local(self._executor[name])}
+        if any(item.fallback and name not in self._fallback for name, item in attempts.items()):
+            self._queues.setdefault(LOCAL, Ready())
         self._machine = {name: name.partition(" ")[0] for name in self._queues}
         self._busy = dict.fromkeys(self._machine.values(), 0)
         self._live: dict[TaskRef, Task] = {}
@@ -304,7 +310,7 @@ class Scheduler:
             task = heapq.heappop(self._delayed)[2]
             if task.status == "delayed":
                 self._delays -= 1
-                self._queue_of(task.launch.step).add(task)
+                self._queues[self._executor_of(task.launch)].add(task)
 
     def _withdraw(self, ref: TaskRef, task: Task) -> None:
         """Drop a retry that is not needed any more."""
@@ -312,7 +318,7 @@ class Scheduler:
             self._delays -= 1
             task.status = "over"
         else:
-            self._queue_of(ref.step).withdraw(task)
+            self._queues[self._executor_of(task.launch)].withdraw(task)
         del self._live[ref]
 
     def _end_attempt(self, ref: TaskRef, task: Task) -> None:
@@ -322,10 +328,18 @@ class Scheduler:
 
     def _leave_executor(self, task: Task) -> None:
         self._running -= 1
-        self._busy[self._machine[self._executor[task.launch.step]]] -= task.weight
+        self._busy[self._machine[self._executor_of(task.launch)]] -= task.weight
+
+    def _executor_of(self, launch: Launch) -> str:
+        """Return who carries a launch out: a fallback needs no machine but this one."""
+        if launch.kind == "fallback":
+            return self._fallback.get(launch.step, LOCAL)
+        return self._executor[launch.step]
 
     def _ended_by_us(self, failure: Failure) -> bool:
         """Whether a process was ended because the run was: what its own code raised is still a failure."""
+        if self.stopped and failure.kind == "cancelled":
+            return True
         return (self._cancelled or self.should_cancel) and failure.kind != "error"
 
     def _stray(self, ref: TaskRef, attempt: int) -> Notice:
@@ -525,3 +539,7 @@ def _turn(node: Node, ref: TaskRef) -> int | None:
     if not node.is_loop:
         return None
     return (ref.coordinates.turn or 0) + 1 if ref.step == node.name else 0
+
+
+def _is_local(executor: str) -> bool:
+    return executor.partition(" ")[0] == LOCAL
