@@ -72,6 +72,8 @@ class Settings:
         Of Kubernetes jobs.
     infrastructure_retries : int, default 3
         How often a task is started again after a failure that is not its own (reclaimed machine, no capacity).
+    lease_seconds : int, default 60
+        How long a client that runs steps elsewhere may be silent until another one may take its run over.
     profile : str, optional
         Which file of the user's settings is read.
     """
@@ -105,11 +107,12 @@ class Settings:
     kubernetes_service_account: str | None = None
     kubernetes_context: str | None = None
     infrastructure_retries: int = 3
+    lease_seconds: int = 60
     profile: str | None = None
 
 
 _CHOICES = {"task_start": ("auto", "fork", "spawn"), "verify": ("always", "stat", "off")}
-_LEAST = {"max_workers": 1, "infrastructure_retries": 0}
+_LEAST = {"max_workers": 1, "infrastructure_retries": 0, "lease_seconds": 1}
 _cached: Settings | None = None
 
 
