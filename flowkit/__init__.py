@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flowkit.decorators.catch import catch
     from flowkit.decorators.environment import environment
     from flowkit.decorators.exit_hook import exit_hook
+    from flowkit.decorators.package import package
     from flowkit.decorators.parallel import parallel
     from flowkit.decorators.project import project
     from flowkit.decorators.resources import resources
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from flowkit.decorators.schedule import schedule
     from flowkit.decorators.secrets import secrets
     from flowkit.decorators.timeout import timeout
+    from flowkit.decorators.torchrun import pytorch_parallel
     from flowkit.decorators.trigger import trigger, trigger_on_finish
     from flowkit.exceptions import FlowkitError
     from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.include_file import IncludeFile
     from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
+    from flowkit.plugins.kubernetes.decorator import kubernetes
     from flowkit.version import __version__
 
 __all__ = [
@@ -69,10 +72,13 @@ __all__ = [
     "exit_hook",
     "get_metadata",
     "get_namespace",
+    "kubernetes",
     "metadata",
     "namespace",
+    "package",
     "parallel",
     "project",
+    "pytorch_parallel",
     "resources",
     "retry",
     "schedule",
@@ -94,8 +100,11 @@ _HOMES: dict[str, str] = {
     "catch": "flowkit.decorators.catch",
     "environment": "flowkit.decorators.environment",
     "exit_hook": "flowkit.decorators.exit_hook",
+    "package": "flowkit.decorators.package",
     "parallel": "flowkit.decorators.parallel",
+    "kubernetes": "flowkit.plugins.kubernetes.decorator",
     "project": "flowkit.decorators.project",
+    "pytorch_parallel": "flowkit.decorators.torchrun",
     "resources": "flowkit.decorators.resources",
     "retry": "flowkit.decorators.retry",
     "schedule": "flowkit.decorators.schedule",

@@ -67,6 +67,7 @@ OWNERS: dict[str, set[str]] = {
     "tenacity": {"flowkit.plugins"},
     "docker": {"flowkit.plugins.docker"},
     "kubernetes": {"flowkit.plugins.kubernetes"},
+    "urllib3": {"flowkit.plugins"},
 }
 """Every third-party package and the parts that may know it."""
 
