@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -16,6 +17,9 @@ from flowkit.datastore.layout import blob_file
 from flowkit.datastore.storage import Info, Missing, Storage
 from flowkit.exceptions import ArtifactError, StoreError
 from flowkit.settings import settings
+
+if TYPE_CHECKING:
+    from flowkit.datastore.cache import Cache
 
 MAPPED = 1 << 20
 """Bytes from which on content is mapped into memory instead of read."""
@@ -50,6 +54,8 @@ class Blobs:
     def __init__(self, storage: Storage, verify: str | None = None) -> None:
         self.storage = storage
         self.verify = verify or settings().verify
+        self._cache: Cache | None = None
+        self._cache_opened = not storage.cached
 
     def put(self, chunks: Buffers, size: int, key: str | None = None) -> str:
         """Store content unless it is there, and return its key.
@@ -88,7 +94,8 @@ class Blobs:
     def get(self, key: str, size: int, what: str | None = None) -> memoryview:
         """Return content as writable memory of its own: changing it never changes what is stored.
 
-        From 1 MB up it is the file mapped copy-on-write, which takes no memory until it is written to.
+        From 1 MB up it is the file mapped copy-on-write, which takes no memory until it is written to; of a remote
+        storage the file of the read cache, into which it is fetched if it is not there.
 
         Parameters
         ----------
@@ -106,13 +113,20 @@ class Blobs:
         what = what or "a blob"
         file = self.storage.local_path(path)
         if file is not None and size >= MAPPED:
-            return self._map(file, key, size, what)
+            return self._map(file, key, size, what, self.storage)
+        cache = self._opened_cache()
+        if cache is not None and size <= cache.limit:
+            copy = self._cached_file(cache, key, size, what) if size >= MAPPED else self._cached(cache, key, size)
+            if copy is not None:
+                return copy
         view = self._read(path, key, 0, size + 1, what)
         if len(view) != size:
             info = self.storage.info(path)
             raise self._wrong_size(what, key, size, len(view) if info is None else info.size)
         if self.verify != "off":
             self._check(view, key, what)
+        if cache is not None and size < MAPPED and (self.verify != "off" or key_of([view]) == key):
+            cache.keep(key, view)
         return view
 
     def get_range(self, key: str, offset: int, length: int, what: str | None = None) -> memoryview:
@@ -133,19 +147,53 @@ class Blobs:
         try:
             if length <= _BLOCK:
                 return memoryview(bytearray(self.storage.read_range(path, offset, length)))
-            whole = bytearray(length)
-            done = 0
-            while done < length:
-                block = self.storage.read_range(path, offset + done, min(_BLOCK, length - done))
-                if not block:
-                    return memoryview(whole)[:done]
-                whole[done : done + len(block)] = block
-                done += len(block)
-            return memoryview(whole)
+            whole = memoryview(bytearray(length))
+            return whole[: self.storage.read_into(path, offset, whole)]
         except Missing:
             raise self._missing(what, key) from None
 
-    def _map(self, file: str, key: str, size: int, what: str) -> memoryview:
+    def _opened_cache(self) -> Cache | None:
+        if not self._cache_opened:
+            from flowkit.datastore.cache import open_cache
+
+            self._cache = open_cache()
+            self._cache_opened = True
+        return self._cache
+
+    def _cached(self, cache: Cache, key: str, size: int) -> memoryview | None:
+        """Return small content from the cache; None where there is none, or it is damaged."""
+        content = cache.read(key, size)
+        if content is not None and self.verify != "off" and key_of([content]) != key:
+            cache.drop(key)
+            return None
+        return None if content is None else memoryview(content)
+
+    def _cached_file(self, cache: Cache, key: str, size: int, what: str) -> memoryview | None:
+        """Return large content as its file in the cache, fetched where there is none; None if it cannot be kept."""
+        from flowkit.datastore.local import LocalStorage
+
+        path = blob_file(key)
+
+        def fill(offset: int, memory: memoryview) -> None:
+            count = self.storage.read_into(path, offset, memory)
+            if count != len(memory):
+                raise self._wrong_size(what, key, size, offset + count)
+
+        notes = LocalStorage(cache.folder, durable=False)
+        for _ in range(2):
+            try:
+                file = cache.find(key, size) or cache.fetch(key, size, fill)
+            except Missing:
+                raise self._missing(what, key) from None
+            if file is None:
+                return None
+            try:
+                return self._map(file, key, size, what, notes)
+            except ArtifactError:  # damaged, or evicted this moment
+                cache.drop(key)
+        return None
+
+    def _map(self, file: str, key: str, size: int, what: str, notes: Storage) -> memoryview:
         import mmap
 
         _raise_descriptor_limit()
@@ -169,10 +217,10 @@ class Blobs:
         finally:
             os.close(descriptor)
         view = memoryview(mapped)
-        if self.verify == "always" or (self.verify == "stat" and not self._seen(key, status)):
+        if self.verify == "always" or (self.verify == "stat" and not _seen(notes, key, status)):
             self._check(view, key, what)
             if self.verify == "stat":
-                self._remember(key, status)
+                _remember(notes, key, status)
         return view
 
     def _intact(self, path: str, key: str, size: int, info: Info) -> bool:
@@ -217,17 +265,19 @@ class Blobs:
         where = self.storage.local_path(blob_file(key)) or f"{self.storage.root}/{blob_file(key)}"
         return f"delete {where} and resume the run from the step that made it"
 
-    def _seen(self, key: str, status: os.stat_result) -> bool:
-        try:
-            return self.storage.read(_note_file(key)) == _note(status)
-        except Missing:
-            return False
 
-    def _remember(self, key: str, status: os.stat_result) -> None:
-        try:
-            self.storage.replace(_note_file(key), [_note(status)])
-        except StoreError:  # a read-only root: the content is verified again the next time
-            pass
+def _seen(notes: Storage, key: str, status: os.stat_result) -> bool:
+    try:
+        return notes.read(_note_file(key)) == _note(status)
+    except Missing:
+        return False
+
+
+def _remember(notes: Storage, key: str, status: os.stat_result) -> None:
+    try:
+        notes.replace(_note_file(key), [_note(status)])
+    except StoreError:  # a read-only root: the content is verified again the next time
+        pass
 
 
 def _note_file(key: str) -> str:

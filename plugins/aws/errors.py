@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -99,7 +100,7 @@ def retried(call: Callable[[], T], *, answered: Callable[[], bool] = lambda: Tru
     answered : callable
         Whether the service has answered anything yet; while it has not, an unreachable one is not waited for.
     """
-    from tenacity import Retrying, retry_if_exception, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception
 
     def enough(state: Any) -> bool:
         error = state.outcome.exception()
@@ -108,10 +109,16 @@ def retried(call: Callable[[], T], *, answered: Callable[[], bool] = lambda: Tru
 
     return Retrying(
         retry=retry_if_exception(transient),
-        wait=wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+        wait=_pause,
         stop=enough,
         reraise=True,
     )(call)
+
+
+def _pause(state: Any) -> float:
+    # Not by the generator of the module random: its state is the user's, and what a task draws must not depend on S3.
+    longest = min(FIRST_PAUSE * 2.0 ** (state.attempt_number - 1), LONGEST_PAUSE)
+    return longest * int.from_bytes(os.urandom(4), "big") / 2.0**32
 
 
 def explained(error: BaseException, action: str, bucket: str, key: str | None = None, endpoint: str = "") -> StoreError:
