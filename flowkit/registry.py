@@ -40,6 +40,7 @@ TABLES: dict[str, dict[str, Entry]] = {
         "trigger": Entry("flowkit.decorators.trigger:Trigger"),
         "trigger_on_finish": Entry("flowkit.decorators.trigger:TriggerOnFinish"),
         "exit_hook": Entry("flowkit.decorators.exit_hook:ExitHook"),
+        "package": Entry("flowkit.decorators.package:Package"),
     },
     "secrets": {
         "inline": Entry("flowkit.decorators.secrets:InlineSecrets"),

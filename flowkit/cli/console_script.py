@@ -15,6 +15,7 @@ COMMANDS: Table = {
     "configure": ("flowkit.cli.configure", "Show and change your settings."),
     "tutorials": ("flowkit.cli.tutorials", "List the tutorials, and copy them here."),
     "metadata": ("flowkit.cli.metadata", "Make the metadata store anew from the datastore."),
+    "code": ("flowkit.cli.code", "Compare and unpack the code that a run took along."),
     "help": ("flowkit.cli.console_script", "List all commands."),
     "version": ("flowkit.cli.console_script", "Print the version."),
     "container": ("flowkit.cli.container", "Run a row of a launch list (used by flowkit itself)."),

@@ -35,6 +35,7 @@ COMMANDS: Table = {
     "dump": ("flowkit.cli.dump", "Show the artifacts of tasks."),
     "tag": ("flowkit.cli.tag", "Add, remove and list tags of runs."),
     "cancel": ("flowkit.cli.cancel", "Stop a run."),
+    "package": ("flowkit.cli.package", "Show the code that goes along to where steps run."),
     "output-dot": ("flowkit.cli.output", "Write the graph for graphviz."),
     "output-raw": ("flowkit.cli.output", "Write the graph as JSON."),
     "help": ("flowkit.cli.help", "List all commands."),
@@ -42,7 +43,7 @@ COMMANDS: Table = {
     "step": ("flowkit.cli.step", "Run one task (used by flowkit itself)."),
 }
 HIDDEN = frozenset({"step"})
-_IGNORED = ("environment", "event-logger", "monitor", "package-suffixes", "local-config-file", "mode")
+_IGNORED = ("environment", "event-logger", "monitor", "local-config-file", "mode")
 """Options of the language that mean nothing here: taken, and left alone."""
 
 
@@ -86,6 +87,7 @@ def _group(session: Session) -> LazyGroup:
             ["--datastore-root"], default=None, help="A folder or s3://bucket/prefix. Default: the nearest .flowkit."
         ),
         click.Option(["--with", "decospecs"], multiple=True, help="Give every step a decorator: name:attribute=value."),
+        click.Option(["--package-suffixes"], help="Further files for the code package: .csv,.sql"),
         click.Option(["--pylint/--no-pylint"], default=True, hidden=True, expose_value=False),
         click.Option(["--force-rebuild-environments"], is_flag=True, hidden=True, expose_value=False),
     ]
@@ -106,6 +108,7 @@ def _group(session: Session) -> LazyGroup:
         session.root = _root(datastore, datastore_root)
         session.metadata = metadata
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
+        session.package_suffixes = values.pop("package_suffixes")
         session.options = values
         ctx = click.get_current_context()
         if ctx.invoked_subcommand in HIDDEN:

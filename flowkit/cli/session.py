@@ -35,6 +35,8 @@ class Session:
         ``--with`` of the top level and of the settings.
     options : dict
         Values of the options that flow decorators add.
+    package_suffixes : str or None
+        ``--package-suffixes``.
     """
 
     definition: FlowDefinition
@@ -43,6 +45,7 @@ class Session:
     metadata: str = "local"
     decospecs: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    package_suffixes: str | None = None
     _prepared: bool = False
 
     def storage(self, *, create: bool = False) -> Storage:

@@ -20,6 +20,8 @@ from flowkit.metadata.store import RunFilter
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from flowkit.client.code import Code
+
 _FIRST = 1000
 """How many names are looked at to find one that was meant."""
 
@@ -121,9 +123,12 @@ class Run(ClientObject):
         return None if task._manifest is None else task
 
     @property
-    def code(self) -> None:
-        """The code package; None, since a run on one machine makes none."""
-        return None
+    def code(self) -> Code | None:
+        """The code that the run took along to where its steps ran; None where all of them ran on its machine."""
+        from flowkit.client.code import Code
+
+        manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0")
+        return None if manifest is None else Code.of(self._connection.storage, manifest.extra)
 
     @property
     def trigger(self) -> None:
@@ -204,6 +209,9 @@ class Run(ClientObject):
         flow, run = self._path.flow, self.id
         metadata = self._connection.metadata
         tags = metadata.change_tags(flow, run, add, remove)
+        if metadata.writes_tags:
+            self._seen = None
+            return
         # The index is changed first, in one transaction; the datastore's copy follows, again if somebody else
         # changed tags in between, so that the copy of the last one to write is the newest.
         while True:

@@ -19,6 +19,8 @@ from flowkit.model.usage import Usage
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from flowkit.client.code import Code
+
 
 class Task(ClientObject):
     """A task: its artifacts.
@@ -154,9 +156,12 @@ class Task(ClientObject):
         return environment(self._tagged())
 
     @property
-    def code(self) -> None:
-        """The code package; None, since a run on one machine makes none."""
-        return None
+    def code(self) -> Code | None:
+        """The code that the run took along to where its steps ran; None where all of them ran on its machine."""
+        from flowkit.client.code import Code
+
+        manifest = self._connection.manifest(self._path.flow, str(self._path.run), "_parameters", "0")
+        return None if manifest is None else Code.of(self._connection.storage, manifest.extra)
 
     # -- artifacts ----------------------------------------------------------------------------------------------------
 

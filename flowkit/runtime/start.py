@@ -48,6 +48,8 @@ class RunRequest(NamedTuple):
     clones : tuple of str
         The steps of which tasks are taken over: their ``clones.json`` are written next, before anything starts. One
         that is missing tells that the run never came to start anything.
+    package : mapping or None
+        Its code package (`flowkit.runtime.bootstrap.StoredPackage` as a dict), where something runs elsewhere.
     """
 
     user: str
@@ -59,6 +61,7 @@ class RunRequest(NamedTuple):
     origin: str | None = None
     rerun: str | None = None
     clones: tuple[str, ...] = ()
+    package: Mapping[str, Any] | None = None
 
 
 class StartedRun(NamedTuple):
@@ -123,6 +126,8 @@ def _parameters_manifest(
         "code": {name: code_fingerprint(step.function) for name, step in definition.steps.items()},
         "decorators": {item.name: item.record() for item in definition.decorators},
     }
+    if request.package is not None:
+        extra["package"] = dict(request.package)
     return Manifest(
         flow=definition.name,
         run=run,
