@@ -19,7 +19,9 @@ from flowkit.exceptions import FlowkitError, UsageError
 from flowkit.settings import settings, variable
 
 if TYPE_CHECKING:
+    from flowkit.cli.remote import Elsewhere
     from flowkit.datastore.storage import Storage
+    from flowkit.decorators.contract import ExecutorRequest
     from flowkit.model.coordinates import TaskRef
     from flowkit.model.launch import Launch
     from flowkit.model.manifest import Failure
@@ -86,17 +88,32 @@ def execute_run(session: Session, options: dict[str, Any], *, find_origin: Calla
     # Before any thread, store, connection or log file is there: what is forked now starts every task.
     spawn = _FreshInterpreter(session)
     executor = _local_executor(session, options, spawn)
+    runtime: Runtime | None = None
     try:
         origin = find_origin() if find_origin is not None else None
         storage = session.storage(create=True)
         runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
         spawn.run, spawn.root = runtime.record.run, storage.root
         state = runtime.run()
+    except BaseException:
+        _leave(session, runtime)
+        raise
     finally:
         session.console.release()
-        executor.close()
+        for each in (executor,) if runtime is None else runtime.executors.values():
+            each.close()
     watcher.run_ended(state, runtime.record.reason, time.time() - started, runtime.scheduler.counts())
     return _last_words(session, runtime, state)
+
+
+def _leave(session: Session, runtime: Runtime | None) -> None:
+    """Leave the jobs of a run alone whose runtime cannot go on: what they compute is not lost."""
+    left = sum(each.detach() for each in runtime.executors.values()) if runtime is not None else 0
+    if runtime is not None and left:
+        session.console.warn(
+            f"{left:,} tasks go on elsewhere. Take the run over with:\n"
+            f"    {session.program} resume --reattach {runtime.record.run}"
+        )
 
 
 def _warn(session: Session) -> None:
@@ -143,7 +160,12 @@ def _begin(
         clones=tuple(origin.plan.clones) if origin is not None else (),
     )
     store = session.metadata_store(storage)
-    lanes = _lanes(session, options, executor)  # before there is a run: a setting may be wrong
+    # Before there is a run: a setting may be wrong, a service may refuse.
+    lanes = _lanes(session, options, executor)
+    elsewhere = _elsewhere(session, options, storage)
+    package = elsewhere.prepare() if elsewhere is not None else None
+    if package is not None:
+        request = request._replace(package=package._asdict())
     run = begin(storage, definition, request)
     plan: Plan | None = origin.plan if origin is not None else None
     _write_run_id(options, definition.name, run.record.run, session)
@@ -155,10 +177,13 @@ def _begin(
         attempts,
         on_failure="fail-fast" if options["fail_fast"] else "keep-going" if options["keep_going"] else "finish",
         max_width=options["max_num_splits"],
-        executor_of=(lambda name: lanes.executor_of.get(name, executor.name)) if lanes is not None else None,
+        executor_of=_executor_of(session, lanes, executor.name),
         clones=plan.transitions if plan is not None else None,
     )
     executors: dict[str, Any] = {executor.name: executor} if lanes is None else lanes.executors
+    if elsewhere is not None and package is not None:
+        timeouts = {name: item.timeout for name, item in attempts.items() if item.timeout is not None}
+        executors = {**executors, **elsewhere.executors(run.record, package, timeouts)}
     runtime = Runtime(storage, store, run.record, scheduler, executors, watcher)
     runtime.add_records(
         [
@@ -209,6 +234,31 @@ def _executor_config(
         "fresh": {name: dict(request.environment) for name, request in requests.items() if request.fresh},
         "timeouts": {name: item.timeout for name, item in attempts.items() if item.timeout is not None},
     }
+
+
+def _requests(session: Session) -> dict[str, ExecutorRequest]:
+    """Return what each step asks for, for those that a service carries out."""
+    from flowkit.decorators.attach import executor_request
+
+    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
+    return {name: asked for name, asked in requests.items() if asked.name not in (None, "local")}
+
+
+def _elsewhere(session: Session, options: dict[str, Any], storage: Storage) -> Elsewhere | None:
+    requests = _requests(session)
+    if not requests:
+        return None
+    from flowkit.cli.remote import Elsewhere
+
+    size = options["max_log_size"] * 1024 * 1024
+    return Elsewhere(session, storage, requests, workers=_workers(options), max_log_size=size)
+
+
+def _executor_of(session: Session, lanes: Lanes | None, local: str) -> Callable[[str], str]:
+    """Return who carries a step out: a service, a lane of this machine, this machine."""
+    elsewhere = {name: str(asked.name) for name, asked in _requests(session).items()}
+    here = lanes.executor_of if lanes is not None else {}
+    return lambda name: elsewhere.get(name) or here.get(name, local)
 
 
 def _lanes(session: Session, options: dict[str, Any], executor: LocalExecutor) -> Lanes | None:

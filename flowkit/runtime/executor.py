@@ -100,9 +100,9 @@ class Executor(ABC):
         """
         return None
 
-    def detach(self) -> None:
-        """Leave what runs alone from now on, also in `close`; nothing to do where it ends with this process."""
-        return None
+    def detach(self) -> int:
+        """Leave what runs alone from now on, also in `close`; return how many tasks go on without this process."""
+        return 0
 
     def settle(self) -> None:
         """Bring what is kept elsewhere (logs) to the datastore: nothing runs any more, and the run's end comes next.

@@ -148,14 +148,10 @@ class RemoteExecutor(Executor):
         """Cancel what waits for a machine; what runs goes on."""
         self._order(lambda _: self._jobs.withdraw())
 
-    def detach(self) -> None:
+    def detach(self) -> int:
         """Make no call any more: jobs go on, and `adopt` takes them over in another process."""
         self._detached = self._stop = True
         _wake(self._wake_thread[1])
-
-    @property
-    def live(self) -> int:
-        """How many tasks are submitted and have not ended, as far as is known."""
         return self._in_flight
 
     def close(self) -> None:
