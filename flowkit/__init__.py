@@ -46,20 +46,42 @@ if TYPE_CHECKING:
     from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.include_file import IncludeFile
     from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
+    from flowkit.plugins.aws.s3_client import S3
+    from flowkit.plugins.aws.s3_exceptions import (
+        FlowkitS3AccessDenied,
+        FlowkitS3Exception,
+        FlowkitS3InsufficientDiskSpace,
+        FlowkitS3InvalidObject,
+        FlowkitS3InvalidRange,
+        FlowkitS3NotFound,
+        FlowkitS3URLException,
+    )
+    from flowkit.plugins.aws.s3_objects import S3GetObject, S3Object, S3PutObject
     from flowkit.plugins.kubernetes.decorator import kubernetes
     from flowkit.version import __version__
 
 __all__ = [
+    "S3",
     "DataArtifact",
     "Flow",
     "FlowSpec",
     "Flowkit",
     "FlowkitError",
+    "FlowkitS3AccessDenied",
+    "FlowkitS3Exception",
+    "FlowkitS3InsufficientDiskSpace",
+    "FlowkitS3InvalidObject",
+    "FlowkitS3InvalidRange",
+    "FlowkitS3NotFound",
+    "FlowkitS3URLException",
     "IncludeFile",
     "JSONType",
     "JSONTypeClass",
     "Parameter",
     "Run",
+    "S3GetObject",
+    "S3Object",
+    "S3PutObject",
     "Step",
     "Task",
     "__version__",
@@ -125,6 +147,17 @@ _HOMES: dict[str, str] = {
     "get_metadata": "flowkit.client.namespace",
     "default_metadata": "flowkit.client.namespace",
     "FlowkitError": "flowkit.exceptions",
+    "S3": "flowkit.plugins.aws.s3_client",
+    "S3GetObject": "flowkit.plugins.aws.s3_objects",
+    "S3Object": "flowkit.plugins.aws.s3_objects",
+    "S3PutObject": "flowkit.plugins.aws.s3_objects",
+    "FlowkitS3AccessDenied": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3Exception": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3InsufficientDiskSpace": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3InvalidObject": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3InvalidRange": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3NotFound": "flowkit.plugins.aws.s3_exceptions",
+    "FlowkitS3URLException": "flowkit.plugins.aws.s3_exceptions",
     "__version__": "flowkit.version",
 }
 """Where each public name lives; a submodule that is public itself (`exceptions`) needs no entry."""
