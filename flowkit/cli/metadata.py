@@ -8,13 +8,13 @@ import click
 
 from flowkit.cli.console import Console
 from flowkit.cli.group import Group
-from flowkit.datastore.root import open_storage
+from flowkit.datastore.root import machine_folder, open_storage
 from flowkit.exceptions import DataError
 from flowkit.registry import load
 from flowkit.settings import settings
 
 if TYPE_CHECKING:
-    from flowkit.runtime.rebuild import Summary
+    from flowkit.client.rebuild import Summary
 
 _PROBLEMS_SHOWN = 20
 
@@ -38,13 +38,14 @@ def command(console: Console) -> click.Command:
 
 
 def _rebuild(console: Console, datastore_root: str | None) -> int:
+    from flowkit.client.rebuild import remake
     from flowkit.metadata.sqlite import set_aside
-    from flowkit.runtime.rebuild import remake
 
     storage = open_storage(datastore_root)
+    folder = machine_folder(storage)
 
     def aside() -> str | None:
-        kept = set_aside(storage.root)
+        kept = set_aside(folder)
         console.say(f"The metadata store is damaged: it is kept as {kept}, and a new one is made.")
         return kept
 
@@ -52,7 +53,7 @@ def _rebuild(console: Console, datastore_root: str | None) -> int:
         console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks")
 
     store: Any = load("metadata", settings().metadata)
-    summary, _ = remake(storage, lambda: store(storage.root), aside, told)
+    summary, _ = remake(storage, lambda: store(folder), aside, told)
     _tell(console, storage.root, summary)
     return DataError.exit_code if summary.problems else 0
 

@@ -133,8 +133,8 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
 
 def _find_unindexed(storage: Storage, store: MetadataStore, flow: str, run: str | None) -> None:
     """Have the index know of the run, where it was killed while the index could not be written."""
+    from flowkit.client.rebuild import add_missing
     from flowkit.exceptions import DataError
-    from flowkit.runtime.rebuild import add_missing
 
     try:
         add_missing(storage, store, flow, run)

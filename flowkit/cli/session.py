@@ -127,6 +127,10 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     """
     from flowkit.registry import load
 
+    if name == "local" and storage.remote:
+        from flowkit.client.remote_index import RemoteIndex
+
+        return RemoteIndex(storage, notice=console.say)
     # A root that belongs to somebody else can be read, too.
     options: dict[str, Any] = {"notice": console.say}
     if not _writable(storage.root):
@@ -134,7 +138,7 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     store: MetadataStore = load("metadata", name)(storage.root, **options)
     if store.fresh:
         if _has_runs(storage):
-            from flowkit.runtime.rebuild import rebuild
+            from flowkit.client.rebuild import rebuild
 
             console.say("The metadata database is new: it is being filled from the datastore.")
             rebuild(storage, store)

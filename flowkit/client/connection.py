@@ -54,6 +54,10 @@ class Connection:
         return self._metadata
 
     def _open_metadata(self) -> MetadataStore:
+        if self.kind == "local" and self.storage.remote:
+            from flowkit.client.remote_index import RemoteIndex
+
+            return RemoteIndex(self.storage)
         root = self.storage.root
         # A root that belongs to somebody else can be read, too.
         options = {"read_only": True} if os.path.isdir(root) and not os.access(root, os.W_OK) else {}

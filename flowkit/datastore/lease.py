@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowkit.datastore.layout import lease_file
 from flowkit.datastore.sealed import Damaged, seal, unseal
@@ -336,6 +336,25 @@ def read_owner(storage: Storage, flow: str, run: str) -> Mapping[str, Any] | Non
     """
     found = _read(storage, lease_file(flow, run))
     return None if found is None else found.owner
+
+
+class Holder(NamedTuple):
+    """Who has a run: the facts of its process, and until when without another renewal (by its own clock)."""
+
+    owner: Mapping[str, Any]
+    until: float
+
+
+def read_holder(storage: Storage, flow: str, run: str) -> Holder | None:
+    """Return who has a run, or had it last and never let go of it; None where nobody has.
+
+    Raises
+    ------
+    StoreError
+        If the storage does not work.
+    """
+    found = _read(storage, lease_file(flow, run))
+    return None if found is None or found.free else Holder(found.owner, found.renewed + found.expires_after)
 
 
 def _read(storage: Storage, path: str) -> _Found | None:

@@ -47,7 +47,7 @@ class SqliteMetadata(RelationalMetadata):
         The folder of the datastore.
     read_only : bool, default False
         Only read. Where nothing can be written there, the database is read as it lies (and where there is none, an
-        empty one in memory stands in, which `flowkit.runtime.rebuild` can fill).
+        empty one in memory stands in, which `flowkit.client.rebuild` can fill).
     notice : callable, optional
         Is given one line of text when something is worth telling: a network file system, a long wait.
     patience : float, default 75
@@ -58,7 +58,7 @@ class SqliteMetadata(RelationalMetadata):
     Attributes
     ----------
     fresh : bool
-        The database was made anew and may lack runs that the datastore has: `flowkit.runtime.rebuild.rebuild` fills it.
+        The database was made anew and may lack runs that the datastore has: `flowkit.client.rebuild.rebuild` fills it.
 
     Raises
     ------

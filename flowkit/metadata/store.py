@@ -50,7 +50,10 @@ class MetadataStore(ABC):
     patience: float = 75.0
     """Seconds that a write waits where somebody else holds the store up; a loop with other things to do sets less."""
     fresh: bool = False
-    """The index was made anew and may lack what the datastore has: `flowkit.runtime.rebuild.rebuild` fills it."""
+    """The index was made anew and may lack what the datastore has: `flowkit.client.rebuild.rebuild` fills it."""
+
+    writes_tags: bool = False
+    """`change_tags` changes the datastore's copy too (else whoever calls it does)."""
 
     @abstractmethod
     def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:

@@ -11,7 +11,7 @@ from flowkit.datastore.root import open_storage
 from flowkit.metadata.records import RunRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
-from flowkit.runtime.rebuild import rebuild
+from flowkit.client.rebuild import rebuild
 
 if TYPE_CHECKING:
     from conftest import Workspace

@@ -22,7 +22,7 @@ from flowkit.metadata.sqlite import SqliteMetadata, set_aside
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
-from flowkit.runtime.rebuild import Summary, rebuild, remake
+from flowkit.client.rebuild import Summary, rebuild, remake
 
 NOW = time.time()
 FLOW = "Train"

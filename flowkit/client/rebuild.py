@@ -1,19 +1,22 @@
 """Making the metadata store anew from the datastore, which is the truth.
 
 Everything is read from what runs left: ``run.json``, ``end.json``, ``tags.json``, manifests, failures and clones.
-What nobody wrote down comes back differently: heartbeats (that of a run that never ended is the time it began), when
-an attempt began that never ended, and the retry that a killed run still had in mind (its task is shown as failed).
+What nobody wrote down comes back differently: heartbeats (that of a run that never ended is the last renewal of its
+lease, or the time it began), when an attempt began that never ended, and the retry that a killed run still had in
+mind (its task is shown as failed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowkit.datastore.layout import clones_file
+from flowkit.datastore.lease import Holder, read_holder
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
+from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import (
     list_flows,
     list_runs,
@@ -26,6 +29,7 @@ from flowkit.datastore.runs import (
 )
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
+from flowkit.metadata.liveness import HEARTBEAT_LIMIT
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, State, TaskRecord
 from flowkit.metadata.relational import DamagedDatabase
 from flowkit.metadata.store import MetadataStore, RunFilter
@@ -240,7 +244,7 @@ def run_from_datastore(storage: Storage, flow: str, run: str) -> RunRecord | Non
     system_tags = _texts(claim.get("system_tags"))
     tags = read_tags(storage, flow, run)
     tags = _texts(claim.get("tags")) if tags is None else tags
-    return RunRecord(
+    record = RunRecord(
         flow=flow,
         run=run,
         user=user,
@@ -257,15 +261,38 @@ def run_from_datastore(storage: Storage, flow: str, run: str) -> RunRecord | Non
         pid=_whole(claim.get("pid")),
         process_start=_whole(claim.get("process_start")),
     )
+    return record if ended else held_by(record, read_holder(storage, flow, run))
 
 
-def tasks_from_datastore(storage: Storage, flow: str, run: str, problem: Callable[[str], None]) -> Iterator[TaskRecord]:
+def held_by(record: RunRecord, holder: Holder | None) -> RunRecord:
+    """Return a run that has not ended with the process that has it now, which need not be the one that began it."""
+    if holder is None:
+        return record
+    owner = holder.owner
+    return record._replace(
+        heartbeat=max(record.created, holder.until - HEARTBEAT_LIMIT),
+        host=_text_or_none(owner.get("host")),
+        boot_id=_text_or_none(owner.get("boot_id")),
+        pid=_whole(owner.get("pid")),
+        process_start=_whole(owner.get("process_start")),
+    )
+
+
+def tasks_from_datastore(
+    storage: Storage,
+    flow: str,
+    run: str,
+    problem: Callable[[str], None],
+    known: Container[tuple[str, str]] = (),
+) -> Iterator[TaskRecord]:
     """Yield every task of a run as the datastore knows it.
 
     Parameters
     ----------
     problem : callable
         Is given a line for each thing that could not be read.
+    known : container of (step, task)
+        Tasks that are left out: nothing of them changes any more.
     """
     try:
         steps = list_steps(storage, flow, run)
@@ -273,15 +300,17 @@ def tasks_from_datastore(storage: Storage, flow: str, run: str, problem: Callabl
         problem(f"{flow}/{run}: {_text(error)}")
         return
     for step in steps:
-        yield from _cloned(storage, flow, run, step, problem)
-        for task in list_tasks(storage, flow, run, step):
+        yield from (each for each in _cloned(storage, flow, run, step, problem) if (step, each.task) not in known)
+
+        def read(task: str, step: str = step) -> TaskRecord | None:
             try:
-                found = _task(storage, flow, run, step, task, problem)
+                return _task(storage, flow, run, step, task, problem)
             except (FlowkitError, *_MALFORMED) as error:
                 problem(f"{flow}/{run}/{step}/{task}: {_text(error)}")
-                continue
-            if found is not None:
-                yield found
+                return None
+
+        tasks = [task for task in list_tasks(storage, flow, run, step) if (step, task) not in known]
+        yield from (found for found in mapped_over(storage, read, tasks) if found is not None)
 
 
 def _task(
