@@ -138,8 +138,12 @@ class Jobs:
         self._drafts.clear()
 
     @property
-    def live(self) -> int:
-        """How many rows of jobs have not ended."""
+    def all_submitted(self) -> bool:
+        """Whether every launch is in a job whose id is on record; may be asked by another thread."""
+        return not self._groups and not self._drafts and not self._adopting
+
+    @property
+    def _live(self) -> int:
         return sum(len(job.rows) for job in self._jobs.values())
 
     def _stop(self) -> None:
@@ -374,7 +378,7 @@ class Jobs:
             self._answered()
             self._polls.reset()
             quiet = now - self._changed
-            pause = max(self._backend.poll_interval, min(SLOWEST_POLL, quiet / 10 + self.live / 1000))
+            pause = max(self._backend.poll_interval, min(SLOWEST_POLL, quiet / 10 + self._live / 1000))
             self._poll_at = now + pause
         for tries, launches, delay in self._ends.settle(over, now):
             self.add(launches, now, tries, delay)
