@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowkit.datastore.layout import clones_file
-from flowkit.datastore.lease import Holder, read_holder
+from flowkit.datastore.lease import read_holder
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import (
@@ -24,6 +24,7 @@ from flowkit.datastore.runs import (
     list_tasks,
     newest_run,
     read_end,
+    read_heartbeat,
     read_run,
     read_tags,
 )
@@ -261,16 +262,23 @@ def run_from_datastore(storage: Storage, flow: str, run: str) -> RunRecord | Non
         pid=_whole(claim.get("pid")),
         process_start=_whole(claim.get("process_start")),
     )
-    return record if ended else held_by(record, read_holder(storage, flow, run))
+    return record if ended else still_held(storage, record)
 
 
-def held_by(record: RunRecord, holder: Holder | None) -> RunRecord:
+def still_held(storage: Storage, record: RunRecord) -> RunRecord:
     """Return a run that has not ended with the process that has it now, which need not be the one that began it."""
-    if holder is None:
+    holder = read_holder(storage, record.flow, record.run)
+    if holder is not None:
+        owner, seen = holder.owner, holder.until - HEARTBEAT_LIMIT
+    elif storage.remote:  # at a local root the index has the heartbeats
+        owner = read_heartbeat(storage, record.flow, record.run) or {}
+        seen = owner["when"] if _is_time(owner.get("when")) else 0.0
+    else:
         return record
-    owner = holder.owner
+    if seen <= record.created:
+        return record
     return record._replace(
-        heartbeat=max(record.created, holder.until - HEARTBEAT_LIMIT),
+        heartbeat=seen,
         host=_text_or_none(owner.get("host")),
         boot_id=_text_or_none(owner.get("boot_id")),
         pid=_whole(owner.get("pid")),

@@ -11,19 +11,19 @@ own tags are read anew when that run is looked at; a listing by tags knows those
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 
-from flowkit.client.rebuild import held_by, run_from_datastore, tasks_from_datastore
+from flowkit.client.rebuild import run_from_datastore, still_held, tasks_from_datastore
 from flowkit.datastore.layout import run_file, tags_file
-from flowkit.datastore.lease import read_holder
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.root import machine_folder
-from flowkit.datastore.runs import list_flows, list_runs, read_end, read_tags
+from flowkit.datastore.runs import list_flows, list_runs, read_end, read_tags, write_heartbeat
 from flowkit.datastore.sealed import Damaged, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import DataError, FlowkitError, NotFound, StoreError
-from flowkit.metadata.liveness import boot_id, host_name
+from flowkit.metadata.liveness import boot_id, host_name, this_process
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
@@ -64,6 +64,7 @@ class RemoteIndex(SqliteMetadata):
         self._storage = storage
         self._looked: dict[tuple[str, ...], float] = {}
         self._gone: set[tuple[str, str]] = set()
+        self._beating: threading.Thread | None = None
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 
@@ -109,6 +110,22 @@ class RemoteIndex(SqliteMetadata):
         """Return one task."""
         self._find_tasks(flow, run)
         return super().task(flow, run, step, task)
+
+    def heartbeat(self, flow: str, run: str, when: float) -> None:
+        """Note that the owner of a run is alive, here and for those who look on from elsewhere.
+
+        The datastore is told by a thread: the owner's loop does not wait for a network.
+        """
+        super().heartbeat(flow, run, when)
+        if self._beating is None or not self._beating.is_alive():
+            self._beating = threading.Thread(target=self._beat, args=(flow, run, when), daemon=True)
+            self._beating.start()
+
+    def _beat(self, flow: str, run: str, when: float) -> None:
+        try:
+            write_heartbeat(self._storage, flow, run, {"when": when, **this_process()._asdict()})
+        except FlowkitError:
+            return  # the next one follows
 
     def change_tags(self, flow: str, run: str, add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
         """Remove, then add user tags at once, in the datastore and here, and return the new ones, sorted.
@@ -170,7 +187,7 @@ class RemoteIndex(SqliteMetadata):
         """Return a run that had not ended, as it is now."""
         if read_end(self._storage, record.flow, record.run) is not None:
             return self._read(record.flow, record.run)
-        return held_by(record._replace(state="running", reason=None), read_holder(self._storage, *record[:2]))
+        return still_held(self._storage, record._replace(state="running", reason=None))
 
     def _look_at_run(self, flow: str, run: str) -> None:
         """Read one run anew, where it may have changed."""

@@ -89,6 +89,11 @@ def log_piece(flow: str, run: str, step: str, task: str, attempt: int, number: i
     return f"{attempt_folder(flow, run, step, task, attempt)}/log.{int(number):06d}"
 
 
+def heartbeat_file(flow: str, run: str) -> str:
+    """Return the object that the runtime of a run without a lease writes now and then, where others may look on."""
+    return f"{run_folder(flow, run)}/heartbeat.json"
+
+
 def lease_file(flow: str, run: str) -> str:
     """Return the object that says which runtime owns a run."""
     return f"{run_folder(flow, run)}/lease.json"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from flowkit.datastore.storage import Storage
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 AT_ONCE = 16
 """Calls on their way at the same time."""
@@ -37,7 +40,7 @@ def mapped_over(
     if not storage.remote:
         yield from map(function, items)
         return
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     ahead: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="flowkit-read")
@@ -50,3 +53,38 @@ def mapped_over(
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ReadAhead(Generic[_Item, _Result]):
+    """Reads items by their places, and of a remote storage those that come next, once it is asked for two in a row.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the function reads.
+    function : callable
+        Called in threads for a remote storage.
+    items : sequence
+        What there is.
+    """
+
+    def __init__(self, storage: Storage, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> None:
+        self._function = function
+        self._items = items
+        self._remote = storage.remote
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, Future[_Result]] = {}
+        self._last = -2
+
+    def __getitem__(self, place: int) -> _Result:
+        in_a_row, self._last = place == self._last + 1, place
+        if not self._remote or not in_a_row:
+            return self._function(self._items[place])
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="flowkit-read")
+        for near in range(place, min(place + 2 * AT_ONCE, len(self._items))):
+            if near not in self._ahead:
+                self._ahead[near] = self._pool.submit(self._function, self._items[near])
+        return self._ahead.pop(place).result()

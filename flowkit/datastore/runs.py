@@ -100,6 +100,19 @@ def read_tags(storage: Storage, flow: str, run: str) -> list[str] | None:
     return None if record is None else [str(tag) for tag in record.get("tags", [])]
 
 
+def write_heartbeat(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> None:
+    """Note that a run's runtime is alive: ``when`` (seconds since the epoch), and what names its process."""
+    storage.replace(layout.heartbeat_file(flow, run), [seal(record)])
+
+
+def read_heartbeat(storage: Storage, flow: str, run: str) -> dict[str, Any] | None:
+    """Return the last note of a run's runtime; None where there is none, or it is damaged."""
+    try:
+        return read_sealed(storage, layout.heartbeat_file(flow, run))
+    except Damaged:
+        return None
+
+
 def list_flows(storage: Storage) -> list[str]:
     """Return the names of the flows that have runs, sorted."""
     return sorted(_names(storage, layout.FLOWS))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flowkit.datastore.layout import clones_file
 from flowkit.datastore.manifests import clone_origin, read_clones, read_manifest
+from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import list_steps, list_tasks, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, NotFound
@@ -66,8 +67,11 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
         clones = read_clones(storage, flow, run, step)
         if clones is not None:
             names.update(dict.fromkeys(clones[1]))
-        for task in names:
-            manifest = read_manifest(storage, flow, run, step, task, on_damage=lambda _: None)
+
+        def read(task: str, step: str = step) -> Manifest | None:
+            return read_manifest(storage, flow, run, step, task, on_damage=lambda _: None)
+
+        for task, manifest in zip(names, mapped_over(storage, read, names), strict=True):
             if manifest is None:
                 continue
             if manifest.gang:

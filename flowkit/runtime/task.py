@@ -225,9 +225,11 @@ class _Attempt:
         for position, ref in enumerate(refs):
             positions.setdefault(ref.step, position)
 
+        manifests = self._manifests_of(refs)
+
         def open_input(position: int) -> Any:
             ref = refs[position]
-            manifest = self._read(ref)
+            manifest = manifests(position)
             artifacts = ArtifactSet(self.reader, self.writer, dict(manifest.artifacts))
             flow: Any = object.__new__(self.definition.cls)
             foreach = Foreach(manifest.frames, self.blobs)
@@ -238,6 +240,14 @@ class _Attempt:
             return flow
 
         return Inputs(len(refs), open_input, positions)
+
+    def _manifests_of(self, refs: list[TaskRef]) -> Callable[[int], Manifest]:
+        """Return what reads the manifest of an input: of a remote root some ahead, one by one."""
+        if not self.storage.remote:
+            return lambda position: self._read(refs[position])
+        from flowkit.datastore.many import ReadAhead
+
+        return ReadAhead(self.storage, self._read, refs).__getitem__
 
     def _last_failure(self) -> dict[str, Any]:
         before = self.launch.attempt - 1
