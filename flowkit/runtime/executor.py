@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowkit.model.launch import Launch
+
+if TYPE_CHECKING:
+    from flowkit.runtime.submissions import SubmittedJob
 
 
 class Started(NamedTuple):
@@ -68,6 +71,8 @@ class Executor(ABC):
     name: str
     notices: list[str]
     """What the user should be told, in one line each; whoever tells it empties the list."""
+    elsewhere = False
+    """Whether what it carries out goes on when this process ends."""
 
     @abstractmethod
     def capacity(self) -> int | None:
@@ -76,6 +81,22 @@ class Executor(ABC):
     @abstractmethod
     def submit(self, launches: Sequence[Launch]) -> None:
         """Start launches; what becomes of them is told by `poll`."""
+
+    def adopt(self, submissions: Sequence[SubmittedJob], launches: Sequence[Launch]) -> None:
+        """Carry launches out that a runtime which is gone had submitted; by default they are started as new.
+
+        Parameters
+        ----------
+        submissions : sequence of SubmittedJob
+            The jobs that have them.
+        launches : sequence of Launch
+            As for `submit`.
+        """
+        self.submit(launches)
+
+    def submitted(self) -> bool:
+        """Whether everything that it was given is where it goes on without this process."""
+        return self.elsewhere
 
     @abstractmethod
     def file_descriptors(self) -> Sequence[int]:

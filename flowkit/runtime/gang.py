@@ -15,7 +15,8 @@ from flowkit.datastore.layout import attempt_folder
 from flowkit.datastore.manifests import read_failure, write_manifest
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import DataError, TaskError
-from flowkit.model.coordinates import Coordinates
+from flowkit.model.coordinates import Coordinates, TaskRef
+from flowkit.model.launch import Launch
 from flowkit.model.manifest import Manifest
 
 
@@ -28,6 +29,13 @@ def node_task(control_task: str, node: int) -> str:
     """Return the task id of one node of a gang, from that of its control node."""
     prefix, dot, _ = control_task.rpartition(".")
     return f"{prefix}{dot}{node}"
+
+
+def nodes_of(launch: Launch) -> list[TaskRef]:
+    """Return the tasks of a launch: every node of a gang."""
+    if not launch.gang:
+        return [launch.ref]
+    return [TaskRef(launch.step, node_coordinates(launch.coordinates, node)) for node in range(launch.gang)]
 
 
 def _staged_file(flow: str, run: str, step: str, task: str, attempt: int) -> str:

@@ -49,8 +49,6 @@ class RemoteExecutor(Executor):
 
     elsewhere = True
 
-    elsewhere = True
-
     def __init__(
         self, backend: Backend, storage: Storage, work: Work, *, limit: int | None = None, follow: bool = True
     ) -> None:
@@ -67,7 +65,6 @@ class RemoteExecutor(Executor):
         self._logs = logs
         self._jobs = Jobs(backend, storage, work, self._events.append, self._told.append, ends)
         self._orders: deque[Callable[[float], None]] = deque()
-        self._given = self._carried_out = 0
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._stop = False
@@ -103,14 +100,6 @@ class RemoteExecutor(Executor):
         """
         self._in_flight += sum(max(1, launch.gang) for launch in launches)
         self._order(lambda now: self._jobs.adopt(submissions, launches, now))
-
-    def submitted(self) -> bool:
-        """Whether every launch is in a job whose id is recorded."""
-        return self._carried_out == self._given
-
-    def submitted(self) -> bool:
-        """Whether the service has everything that this was given, and that is on record."""
-        return not self._orders and self._jobs.all_submitted
 
     def file_descriptors(self) -> Sequence[int]:
         """Return the pipe that the thread writes to when it has something to tell."""
@@ -186,7 +175,6 @@ class RemoteExecutor(Executor):
 
     def _order(self, order: Callable[[float], None]) -> None:
         self._orders.append(order)
-        self._given += 1  # only now: an order that was counted is one that the thread can see
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"flowkit-{self.name}", daemon=True)
             self._thread.start()
@@ -206,11 +194,9 @@ class RemoteExecutor(Executor):
         now = time.monotonic()
         news = self._news
         self._news = False
-        given = self._given
         while self._orders:
             self._orders.popleft()(now)
         due = self._jobs.turn(now, news=news)
-        self._carried_out = -1 if self._jobs.submitting else given
         if self._events or self._told:
             _wake(self._wake_loop[1])
         return due

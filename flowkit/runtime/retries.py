@@ -8,6 +8,8 @@ from flowkit.decorators.contract import Attempts
 from flowkit.model.launch import AttemptKind, Launch
 from flowkit.model.manifest import Failure
 
+INTERRUPTED = "interrupted"
+"""The kind of failure of an attempt that ended because its runtime did: another one follows, retries left or not."""
 ONCE = Attempts()
 """A step without ``@retry`` and ``@catch``."""
 
@@ -44,6 +46,8 @@ def decide(attempts: Attempts, launch: Launch, failure: Failure) -> Verdict:
     code raised, but not the death of the process; nor do they see an error in an earlier attempt that
     ``@retry(on=…)`` turns into the last one.
     """
+    if failure.kind == INTERRUPTED:
+        return Verdict(launch.kind)
     if launch.kind == "fallback":
         return Verdict(None, why="the fallback failed too")
     if failure.kind == "cancelled":

@@ -14,13 +14,13 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowkit.datastore.layout import cancel_file
 from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
 from flowkit.datastore.runs import write_end
 from flowkit.datastore.storage import Missing, Storage
-from flowkit.exceptions import FlowkitError, StoreError
+from flowkit.exceptions import Conflict, FlowkitError, StoreError
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 from flowkit.metadata.records import RunRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore
@@ -30,9 +30,13 @@ from flowkit.model.manifest import Failure, Manifest
 from flowkit.runtime.decisions import Decision, Notice
 from flowkit.runtime.executor import Ended, Executor, Output, Started
 from flowkit.runtime.failures import silent_failure as silent_failure
-from flowkit.runtime.gang import node_coordinates, publish
+from flowkit.runtime.gang import nodes_of, publish
 from flowkit.runtime.reporter import Reporter, RunFailure
 from flowkit.runtime.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from flowkit.runtime.ownership import Ownership
+    from flowkit.runtime.reattach import CatchUp
 
 LOOP_PATIENCE = 0.2
 """Seconds that one turn waits for an index that somebody else holds locked; its records are written later."""
@@ -61,6 +65,14 @@ class Runtime:
         By name, every one that the scheduler asks for.
     reporter : Reporter
         Told what happens.
+    ownership : Ownership, optional
+        Of a run that has work elsewhere: nothing is done while nobody knows that the run is ours.
+    catch_up : CatchUp, optional
+        What an earlier runtime of this run left, which is gone.
+    detach : bool, default False
+        Leave the run as soon as all that is under way goes on elsewhere.
+    answers : int, optional
+        The descriptor of a terminal: Ctrl-C asks there, once, what is to become of the work elsewhere.
     """
 
     def __init__(
@@ -71,6 +83,11 @@ class Runtime:
         scheduler: Scheduler,
         executors: Mapping[str, Executor],
         reporter: Reporter,
+        *,
+        ownership: Ownership | None = None,
+        catch_up: CatchUp | None = None,
+        detach: bool = False,
+        answers: int | None = None,
     ) -> None:
         self.storage = storage
         self.store = store
@@ -85,6 +102,12 @@ class Runtime:
         self._signals: list[int] = []
         self._stopping: str | None = None
         self._withdrawn = False
+        self._ownership = ownership
+        self._catch_up = catch_up
+        self._detach = detach
+        self._answers = answers
+        self._asking = False
+        self._left: str | None = None
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
         self._ahead = time.time() - time.monotonic()
         self._beat_at = self._now() + HEARTBEAT_INTERVAL
@@ -92,35 +115,61 @@ class Runtime:
         self._look_at = self._now() + self._look_every
 
     def run(self) -> str:
-        """Run everything and return the run's final state."""
+        """Run everything and return the run's final state; ``detached`` where it was left while it goes on elsewhere.
+
+        Raises
+        ------
+        Conflict
+            If somebody else has taken the run over. Nothing of it is written then, and its jobs are left alone.
+        """
         self._records.append(self.record)
         # Another process may hold the index locked for a while: the loop does not wait for it, the last flush does.
         patience, self.store.patience = self.store.patience, LOOP_PATIENCE
         wakeup = self._catch_signals()
         try:
-            self._notices(self.scheduler.start())
-            self._flush()  # before anything starts: a run that has results is one that the index knows
-            while self.scheduler.state == "running":
-                self._launch()
-                self._flush()
-                self._wait(wakeup)
-                self._act_on_signals()
-                for executor in self.executors.values():
-                    events = executor.poll()
-                    self._read_ahead(events)
-                    for event in events:
-                        self._take_event(event)
-                    while executor.notices:
-                        self.reporter.notice(executor.notices.pop(0))
-                if self.scheduler.should_cancel and self._stopping is None:
-                    self._stop("another task failed", now=False)
-                elif self.scheduler.stopped and not self._withdrawn:
-                    self._withdraw()
-                self._look_around()
+            self._loop(wakeup)
+        except Conflict:
+            self._give_up()
+            raise
         finally:
             self._release_signals(wakeup)
             self.store.patience = patience
-        return self._end()
+        try:
+            return self._end() if self._left is None else self._leave(self._left)
+        except Conflict:
+            self._give_up()
+            raise
+
+    def _loop(self, wakeup: int) -> None:
+        self._notices(self.scheduler.start())
+        self._flush()  # before anything starts: a run that has results is one that the index knows
+        if self._catch_up is not None:
+            self._catch_up.report = self._report_failure
+            self._catch_up.begin(self.executors, now=self._now())
+        while self.scheduler.state == "running" and self._left is None:
+            if not self._is_ours(wakeup):
+                continue
+            self._launch()
+            self._flush()
+            if self._detach and self._can_leave():
+                self._left = "left with --detach"
+                break
+            self._wait(wakeup)
+            self._act_on_signals()
+            if not self._is_ours(wakeup):
+                continue
+            for executor in self.executors.values():
+                events = executor.poll()
+                self._read_ahead(events)
+                for event in events:
+                    self._take_event(event)
+                while executor.notices:
+                    self.reporter.notice(executor.notices.pop(0))
+            if self.scheduler.should_cancel and self._stopping is None:
+                self._stop("another task failed", now=False)
+            elif self.scheduler.stopped and not self._withdrawn:
+                self._withdraw()
+            self._look_around()
 
     # -- one turn ---------------------------------------------------------------------------------------------------
 
@@ -136,6 +185,8 @@ class Runtime:
             if room is not None and room <= 0:
                 continue
             launches = self.scheduler.take(name, room, now)
+            if self._catch_up is not None:
+                launches = self._catch_up.take(executor, launches, now)
             if launches:
                 executor.submit(launches)
 
@@ -149,6 +200,10 @@ class Runtime:
         if wake is not None:
             due.append(wake)
         ready: list[int] = [wakeup]
+        if self._ownership is not None and self._ownership.due is not None:
+            due.append(self._ownership.due)
+        if self._asking and self._answers is not None:
+            ready.append(self._answers)
         for executor in self.executors.values():
             deadline = executor.next_deadline()
             if deadline is not None:
@@ -161,8 +216,12 @@ class Runtime:
         for descriptor, _ in poller.poll(max(0, int((min(due) - now) * 1000) + 1)):
             if descriptor == wakeup:
                 os.read(wakeup, 512)
+            elif self._asking and descriptor == self._answers:
+                self._hear_answer(descriptor)
 
     def _take_event(self, event: Any) -> None:
+        if self._ownership is not None:
+            self._ownership.keep(self._now())  # there may be thousands of them, each with a result to read
         if isinstance(event, Output):
             self.reporter.line(event.launch.ref, event.stream, event.text, event.when)
         elif isinstance(event, Started):
@@ -187,14 +246,14 @@ class Runtime:
     def _started(self, event: Started) -> None:
         launch = event.launch
         self.reporter.task_started(launch.ref, launch.attempt, launch.kind == "fallback", event.pid, event.when)
-        for ref in _nodes(launch):
+        for ref in nodes_of(launch):
             self._record(ref, "running", launch.attempt, started=event.when, pid=event.pid)
 
     def _ended(self, event: Ended) -> None:
         launch = event.launch
         manifest = self._read_result(launch)
         if manifest is not None:
-            for ref in _nodes(launch):
+            for ref in nodes_of(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
             self.reporter.task_succeeded(launch.ref, manifest)
             self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, self._now()))
@@ -234,7 +293,7 @@ class Runtime:
         """What the attempt recorded of its end, or what its process tells, which is recorded then."""
         launch = event.launch
         flow, run = self.record.flow, self.record.run
-        for ref in _nodes(launch):
+        for ref in nodes_of(launch):
             found = read_failure(self.storage, flow, run, ref.step, str(ref.coordinates), launch.attempt)
             if found is not None and event.reason != "timeout":
                 return replace(found, kind="cancelled") if self._stopping and found.kind != "error" else found
@@ -252,7 +311,7 @@ class Runtime:
         again = decision.action if decision.action in ("retry", "fallback") else None
         wait = max(0.0, decision.at - now) if decision.at is not None else None
         state = "pending" if again else "cancelled" if decision.action == "cancelled" else "failed"
-        for ref in _nodes(launch):
+        for ref in nodes_of(launch):
             self._record(ref, state, launch.attempt, failure.started or None, failure.ended or now, failure.message)
         if decision.action == "failed":
             self.outcome.failures.append((launch.ref, failure))
@@ -316,6 +375,18 @@ class Runtime:
     def _act_on_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            elsewhere = self._elsewhere() if self._stopping is None else 0
+            if number == _HANGUP and elsewhere:
+                self._left = "its terminal was closed"
+                return
+            if number == signal.SIGINT and elsewhere and self._answers is not None and not self._asking:
+                self._asking = True
+                self.reporter.notice(
+                    f"Cancel the {elsewhere:,} remote {'task' if elsewhere == 1 else 'tasks'}? [y/N] "
+                    "(N leaves them running; Ctrl-C again cancels them)"
+                )
+                continue
+            self._asking = False
             # A terminal that closes may say so twice: its shell does, and the system.
             again = self._stopping is not None and number != _HANGUP
             if number == signal.SIGINT:
@@ -325,6 +396,17 @@ class Runtime:
             else:
                 why = self._cancel_request() or "stopped by SIGTERM"
             self._stop(why, now=again)
+
+    def _hear_answer(self, descriptor: int) -> None:
+        self._asking = False
+        try:
+            answer = os.read(descriptor, 512)
+        except OSError:  # the terminal is not ours any more
+            answer = b""
+        if answer.strip().lower() in (b"y", b"yes"):
+            self._stop("stopped by Ctrl-C", now=False)
+        else:
+            self._left = "left by Ctrl-C"
 
     def _cancel_request(self) -> str | None:
         """Who asked the run to stop, if somebody did."""
@@ -354,6 +436,48 @@ class Runtime:
         for executor in self.executors.values():
             executor.cancel(now=now)
 
+    # -- whose run it is ----------------------------------------------------------------------------------------------
+
+    def _is_ours(self, wakeup: int) -> bool:
+        """Whether the run is certainly ours; waits a little where nobody knows at the moment."""
+        if self._ownership is None or self._ownership.keep(self._now()):
+            return True
+        self._ownership.wait(wakeup)
+        self._act_on_signals()
+        return False
+
+    def _elsewhere(self) -> int:
+        """How many tasks are under way that go on without this process."""
+        return sum(self.scheduler.busy(name) for name, each in self.executors.items() if each.elsewhere)
+
+    def _can_leave(self) -> bool:
+        """Whether all that is under way goes on without this process, and nothing else can be started now."""
+        if not self._elsewhere() or any(map(self.scheduler.waiting, self.executors)):
+            return False
+        return all(
+            each.submitted() if each.elsewhere else not self.scheduler.busy(name)
+            for name, each in self.executors.items()
+        )
+
+    def _leave(self, why: str) -> str:
+        """Let go of a run that goes on elsewhere; who reattaches to it goes on from what it has done by then."""
+        if self._ownership is not None:
+            self._ownership.confirm()
+        left = sum(executor.detach() for executor in self.executors.values())
+        reason = f"{why}, while {left:,} {'task goes' if left == 1 else 'tasks go'} on elsewhere"
+        self.record = self.record._replace(state="lost", reason=reason, heartbeat=time.time())
+        self._records.append(self.record)
+        self._flush(last=True)
+        if self._ownership is not None:
+            self._ownership.release()
+        return "detached"
+
+    def _give_up(self) -> None:
+        """Somebody else has the run: what goes on elsewhere is theirs, and nothing is written any more."""
+        for executor in self.executors.values():
+            executor.detach()
+        self._records = []
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self) -> str:
@@ -372,12 +496,16 @@ class Runtime:
             reason = self._stopping
         self.record = self.record._replace(state=state, reason=reason, finished=now, heartbeat=now)
         end = {"state": state, "reason": reason, "finished": now}
+        if self._ownership is not None:
+            self._ownership.confirm()
         try:
             write_end(self.storage, self.record.flow, self.record.run, end)
         except StoreError as error:  # what the tasks committed is there all the same
             self.reporter.notice(f"How the run ended could not be recorded: {error.headline}")
         self._records.append(self.record)
         self._flush(last=True)
+        if self._ownership is not None:
+            self._ownership.release()
         return state
 
     # -- the index ----------------------------------------------------------------------------------------------------
@@ -409,10 +537,3 @@ class Runtime:
             if self._store_works:
                 self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
             self._store_works = False
-
-
-def _nodes(launch: Launch) -> list[TaskRef]:
-    """The tasks of a launch: every node of a gang."""
-    if not launch.gang:
-        return [launch.ref]
-    return [TaskRef(launch.step, node_coordinates(launch.coordinates, node)) for node in range(launch.gang)]

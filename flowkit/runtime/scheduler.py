@@ -134,6 +134,10 @@ class Scheduler:
         """How many launches were taken and have not ended; a gang is one."""
         return self._running
 
+    def busy(self, executor: str) -> int:
+        """How many tasks an executor has in flight, with those of others on its machine; each node of a gang counts."""
+        return self._busy.get(self._machine.get(executor, ""), 0)
+
     def running(self) -> list[Launch]:
         """Return the launches in flight."""
         return [task.launch for task in self._live.values() if task.status == "running"]
