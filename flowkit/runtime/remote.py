@@ -194,10 +194,12 @@ class RemoteExecutor(Executor):
         now = time.monotonic()
         news = self._news
         self._news = False
+        waiting = not self.submitted()
         while self._orders:
-            self._orders.popleft()(now)
+            self._orders[0](now)
+            self._orders.popleft()  # only now: what is in it is not submitted before
         due = self._jobs.turn(now, news=news)
-        if self._events or self._told:
+        if self._events or self._told or (waiting and self.submitted()):
             _wake(self._wake_loop[1])
         return due
 

@@ -140,7 +140,7 @@ class Jobs:
     @property
     def all_submitted(self) -> bool:
         """Whether every launch is in a job whose id is on record; may be asked by another thread."""
-        return not self._groups and not self._drafts and not self._adopting
+        return not (self._groups or self._drafts or self._adopting or self._wanted)
 
     @property
     def _live(self) -> int:
@@ -268,12 +268,13 @@ class Jobs:
             return False
         launches = [row.launch for row in job.rows.values()]
         if self._stopped or job.adopted:
-            self._drafts.remove(job)
-            when = time.time()
-            if not self._stopped:
+            if self._stopped:
+                when = time.time()
+                for launch in launches:
+                    self._tell(Ended(launch, None, when, "cancelled"))
+            else:
                 self.add(launches, now, job.tries)
-            for launch in launches if self._stopped else ():
-                self._tell(Ended(launch, None, when, "cancelled"))
+            self._drafts.remove(job)
             return False
         job.stage = "submit"
         return True
@@ -328,13 +329,13 @@ class Jobs:
                 return
             self._adopting.popleft()
         self._polls.reset()
-        left, self._wanted = list(self._wanted.values()), {}
         if self._stopped:
             when = time.time()
-            for launch in left:
+            for launch in self._wanted.values():
                 self._tell(Ended(launch, None, when, "cancelled"))
         else:
-            self.add(left, now)
+            self.add(self._wanted.values(), now)
+        self._wanted = {}
 
     def _adopt(self, submitted: SubmittedJob, now: float) -> None:
         if not self._wanted:
