@@ -270,6 +270,7 @@ class _Attempt:
             "username": config["user"],
             "tags": frozenset(config.get("tags", ())),
             "parameter_names": sorted(self.definition.parameters),
+            "datastore_root": self.storage.root,
             "is_parallel": False,
         }
         for decorator in self.definition.decorators:
