@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import click
 
 from flowkit.cli.log_lines import one_stream, stream_options
 from flowkit.cli.lookup import find, tasks_of
 from flowkit.cli.session import Session
-from flowkit.datastore.layout import log_file
-from flowkit.datastore.logs import format_line, read_log
+from flowkit.datastore.logs import LogLine, rewrite_log
 from flowkit.datastore.manifests import attempts
 from flowkit.datastore.storage import Storage
 from flowkit.metadata.records import TaskRecord
@@ -68,21 +66,12 @@ def _scrub_task(
 ) -> int:
     known = attempts(storage, task.flow, task.run, task.step, task.task)
     chosen = [attempt] if attempt is not None else [task.attempt] if latest else known
-    count = 0
-    for number in chosen:
-        file = log_file(task.flow, task.run, task.step, task.task, number)
-        if number in known and storage.info(file) is not None:
-            storage.replace(file, _kept(session.user, storage, task, number, stream))
-            count += 1
-    return count
-
-
-def _kept(user: str, storage: Storage, task: TaskRecord, attempt: int, stream: str | None) -> Iterator[bytes]:
-    """Yield the log again: flowkit's own notes, and the stream that is to stay."""
-    for line in read_log(storage, task.flow, task.run, task.step, task.task, attempt):
-        if line.stream == "note" or (stream is not None and line.stream != stream):
-            yield format_line(line.when, line.stream, line.text, line.partial)
     what = {None: "log", "out": "standard output", "err": "standard error"}[stream]
-    now = time.time()
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    yield format_line(now, "note", f"[the {what} was scrubbed by {user} at {when}]".encode())
+    note = f"[the {what} was scrubbed by {session.user} at {time.strftime('%Y-%m-%d %H:%M:%S')}]".encode()
+
+    def stays(line: LogLine) -> bool:
+        """Tell flowkit's own notes and the stream that is to stay."""
+        return line.stream == "note" or (stream is not None and line.stream != stream)
+
+    where = (task.flow, task.run, task.step, task.task)
+    return sum(rewrite_log(storage, *where, number, stays, note) for number in chosen if number in known)

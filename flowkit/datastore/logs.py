@@ -13,7 +13,7 @@ written once and each of whole lines. A log that has both is the file and then t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from flowkit.datastore.layout import attempt_folder, log_file, log_piece
@@ -126,11 +126,8 @@ def read_log(
     stream : "out" or "err", optional
         Only that stream, and flowkit's own notes.
     """
-    whole, numbers = log_parts(storage, flow, run, step, task, attempt)
-    parts = [log_file(flow, run, step, task, attempt)] if whole else []
-    parts += [log_piece(flow, run, step, task, attempt, number) for number in numbers]
     rest = b""
-    for block in _blocks(storage, parts):
+    for block in _blocks(storage, _paths(storage, (flow, run, step, task, attempt))):
         lines, newline, rest = (rest + block).rpartition(b"\n")
         yield from _of(parse_lines(lines + newline), stream)
     yield from _of(parse_lines(rest), stream)
@@ -193,11 +190,56 @@ def tail_log(
     return [line for lines in reversed(found) for line in lines][-count:]
 
 
+def rewrite_log(
+    storage: Storage,
+    flow: str,
+    run: str,
+    step: str,
+    task: str,
+    attempt: int,
+    keep: Callable[[LogLine], bool],
+    note: bytes,
+) -> bool:
+    """Write a log again with some of its lines only, part by part, so that its end may be written to meanwhile.
+
+    Parameters
+    ----------
+    keep : callable
+        Whether a line stays.
+    note : bytes
+        What flowkit has to say about it, put at the end.
+
+    Returns
+    -------
+    bool
+        Whether there was a log.
+    """
+    paths = _paths(storage, (flow, run, step, task, attempt))
+    for path in paths:
+        end = format_line(time.time(), "note", note) if path == paths[-1] else b""
+        storage.replace(path, _kept(storage, path, keep, end))
+    return bool(paths)
+
+
+def _kept(storage: Storage, path: str, keep: Callable[[LogLine], bool], end: bytes) -> Iterator[bytes]:
+    rest = b""
+    for block in _blocks(storage, [path]):
+        lines, newline, rest = (rest + block).rpartition(b"\n")
+        yield b"".join(format_line(*line) for line in parse_lines(lines + newline) if keep(line))
+    yield b"".join(format_line(*line) for line in parse_lines(rest) if keep(line)) + end
+
+
 def log_parts(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> tuple[bool, list[int]]:
     """Return whether a log has a file, and the numbers of its pieces, in order."""
     names = list(storage.children(attempt_folder(flow, run, step, task, attempt)))
     pieces = (name[4:] for name in names if name.startswith("log."))
     return "log" in names, sorted(int(piece) for piece in pieces if piece.isascii() and piece.isdigit())
+
+
+def _paths(storage: Storage, where: tuple[str, str, str, str, int]) -> list[str]:
+    """Return the objects that make a log, in order."""
+    whole, numbers = log_parts(storage, *where)
+    return [*([log_file(*where)] if whole else ()), *(log_piece(*where, number) for number in numbers)]
 
 
 def _blocks(storage: Storage, paths: list[str]) -> Iterator[bytes]:
@@ -219,9 +261,7 @@ def _blocks_from_the_end(
     storage: Storage, where: tuple[str, str, str, str, int], window: int
 ) -> Iterator[tuple[bytes, bool]]:
     """Yield blocks of a log from its end to its beginning, and whether one is the first of the log."""
-    whole, numbers = log_parts(storage, *where)
-    parts = [log_file(*where)] if whole else []
-    parts += [log_piece(*where, number) for number in numbers]
+    parts = _paths(storage, where)
     for left, path in zip(range(len(parts) - 1, -1, -1), reversed(parts), strict=True):
         info = storage.info(path)
         end = info.size if info is not None else 0

@@ -18,6 +18,7 @@ from flowkit.datastore.logs import (
     parse_lines,
     read_log,
     read_log_from,
+    rewrite_log,
     tail_log,
     text_of,
 )
@@ -220,6 +221,25 @@ def test_pieces_are_bounded_and_long_lines_whole(monkeypatch) -> None:
     sizes = [storage.info(f"flows/F/1/a/0/0/log.{number:06d}").size for number in pieces(storage)]
     assert sorted(sizes)[-2] <= 1000
     assert max(sizes) == 5000 + logs.HEADER + 1
+
+
+def test_a_log_is_rewritten_part_by_part(storage) -> None:
+    assert not rewrite_log(storage, *PLACE, lambda line: True, b"none")
+    storage.replace(log_file(*PLACE), [lines(0, 10)])
+    writer = PieceWriter(storage, *PLACE)
+    writer.append(lines(10, 11))
+    writer.append(lines(11, 20))
+    assert rewrite_log(storage, *PLACE, lambda line: line.stream == "out", b"scrubbed")
+    writer.append(lines(20, 22))
+    kept = [b"line %d" % i for i in range(0, 20, 3)]
+    assert texts(read_log(storage, *PLACE)) == [*kept, b"scrubbed", b"line 20", b"line 21"]
+    seen, position = [], START
+    while found := read_log_from(storage, *PLACE, position):
+        seen += found[0]
+        if not found[0] and found[1] == position:
+            break
+        position = found[1]
+    assert texts(seen) == texts(read_log(storage, *PLACE))
 
 
 class Refusing(MemoryStorage):
