@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
 from flowkit.exceptions import StoreError, UsageError
 from flowkit.plugins.aws import session
-from flowkit.plugins.aws.transfer import Absent, Bucket
+from flowkit.plugins.aws.calls import Absent
+from flowkit.plugins.aws.transfer import Bucket
 from flowkit.settings import settings
 
 OWN = ".flowkit"
@@ -67,7 +68,7 @@ class S3Storage(Storage):
     @classmethod
     def warm(cls) -> None:
         """Import what a client takes, before processes are forked that make one each."""
-        session.warm("s3")
+        session.warm()
 
     @property
     def remote(self) -> bool:

@@ -9,10 +9,11 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from flowkit.exceptions import StoreError, UsageError
-from flowkit.plugins.aws import session
-from flowkit.plugins.aws.errors import Interrupted, code_of, expired, explained, retried, status_of, transient
+from flowkit.plugins.aws.calls import Absent, Calls, PastEnd, Refused
+from flowkit.plugins.aws.errors import Interrupted, code_of, status_of, transient
 from flowkit.plugins.aws.parts import MOST_PARTS, PART, WHOLE, Buffer, all_at_once, in_flight, split
 
 T = TypeVar("T")
@@ -53,11 +54,7 @@ class Head(NamedTuple):
     encryption: str | None = None
 
 
-class Absent(Exception):
-    """There is no object of that key."""
-
-
-class Bucket:
+class Bucket(Calls):
     """One bucket.
 
     Parameters
@@ -75,50 +72,54 @@ class Bucket:
     def __init__(
         self, name: str, *, role: str | None = None, encryption: str | None = None, threads: int = THREADS
     ) -> None:
-        self.name = name
-        self.role = role
+        super().__init__(name, role)
         self.threads = threads
         self._encryption = _encryption(encryption)
-        self._answered = False
-        self._exists = False
 
     def head(self, key: str) -> Head | None:
         """Return what the service says of an object; None where there is none."""
 
-        def look(s3: Any) -> Any:
+        def look(quick: bool) -> Head:
+            reply = self.quick("HEAD", key, {}) if quick else None
+            if reply is not None:
+                return _head_of(reply.headers)
+            s3 = self.client()
             try:
-                return s3.head_object(Bucket=self.name, Key=key)
+                found = s3.head_object(Bucket=self.name, Key=key)
             except Exception as error:
                 if status_of(error) in (400, 403) and code_of(error) in ("400", "403"):
                     # The answer to HEAD has no body that could say why; that to GET has.
                     s3.get_object(Bucket=self.name, Key=key, Range="bytes=0-0")["Body"].close()
                 raise
+            return Head(
+                int(found["ContentLength"]),
+                found["LastModified"].timestamp(),
+                found["ETag"],
+                found.get("Metadata", {}),
+                found.get("ContentType"),
+                found.get("ServerSideEncryption"),
+            )
 
         try:
-            found = self._call("look at", key, look)
+            return self.call("look at", key, look)
         except Absent:
             return None
-        return Head(
-            int(found["ContentLength"]),
-            found["LastModified"].timestamp(),
-            found["ETag"],
-            found.get("Metadata", {}),
-            found.get("ContentType"),
-            found.get("ServerSideEncryption"),
-        )
 
     def get(self, key: str) -> tuple[bytes, str]:
         """Return a whole object and its version. Raises `Absent`."""
 
-        def whole(s3: Any) -> tuple[bytes | None, str, int]:
-            answer = s3.get_object(Bucket=self.name, Key=key)
+        def whole(quick: bool) -> tuple[bytes | None, str, int]:
+            reply = self.quick("GET", key, {}, most=WHOLE) if quick else None
+            if reply is not None:
+                return (None if reply.length > WHOLE else reply.body), reply.headers["etag"], reply.length
+            answer = self.client().get_object(Bucket=self.name, Key=key)
             size, body = int(answer["ContentLength"]), answer["Body"]
             try:
                 return (None if size > WHOLE else _exactly(body, size)), answer["ETag"], size
             finally:
                 body.close()
 
-        content, etag, size = self._call("read", key, whole)
+        content, etag, size = self.call("read", key, whole)
         if content is None:
             memory = bytearray(size)
             if self.get_into(key, 0, memoryview(memory), etag) != size:
@@ -132,11 +133,8 @@ class Bucket:
             if self.head(key) is None:
                 raise Absent(key)
             return b""
-        if length <= WHOLE:
-            return self._part(key, offset, length)[0]
-        memory = bytearray(length)
-        count = self.get_into(key, offset, memoryview(memory))
-        return bytes(memoryview(memory)[:count])
+        memory = memoryview(bytearray(length))
+        return bytes(memory[: self.get_into(key, offset, memory)])
 
     def get_into(self, key: str, offset: int, view: memoryview, etag: str | None = None) -> int:
         """Read part of an object into memory, large parts by several requests at once.
@@ -169,10 +167,7 @@ class Bucket:
             return len(self.get_range(key, offset, 0))
 
         def fetch(start: int) -> tuple[int, str | None]:
-            length = min(step, size - start)
-            content, version = self._part(key, offset + start, length, etag)
-            view[start : start + len(content)] = content
-            return len(content), version
+            return self._part(key, offset + start, view[start : start + step], etag)
 
         step = size if size <= WHOLE else PART
         starts = range(0, size, step)
@@ -228,18 +223,22 @@ class Bucket:
             if absent and self.head(key) is not None:
                 return "exists"
             return self._put_parts(key, itertools.chain((first, second), pieces), mark, options, condition)
-        body = bytes(first) if isinstance(first, memoryview) else first
-        return self._settle(
-            key,
-            mark,
-            bool(condition),
-            lambda s3: s3.put_object(Bucket=self.name, Key=key, Body=body, **options, **condition),
-        )
+
+        def write(quick: bool) -> None:
+            if not quick or self.quick("PUT", key, _headers(options, condition), body=first) is None:
+                self.client().put_object(Bucket=self.name, Key=key, Body=_bytes(first), **options, **condition)
+
+        return self._settle(key, mark, bool(condition), write)
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
+
+        def remove(quick: bool) -> None:
+            if not quick or self.quick("DELETE", key, {}) is None:
+                self.client().delete_object(Bucket=self.name, Key=key)
+
         try:
-            self._call("delete", key, lambda s3: s3.delete_object(Bucket=self.name, Key=key))
+            self.call("delete", key, remove)
         except Absent:
             return
 
@@ -247,7 +246,7 @@ class Bucket:
         """Yield the pages of a listing, as ``list_objects_v2`` gives them (at most 1,000 entries each)."""
         options: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "Delimiter": delimiter}
         while True:
-            page = self._call("list", prefix, lambda s3: s3.list_objects_v2(**options))
+            page = self.call("list", prefix, lambda _: self.client().list_objects_v2(**options))
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -262,52 +261,68 @@ class Bucket:
         try:
             if head.size > LARGEST_COPY:
                 return self._refresh_parts(key, head, source, options)
-            self._call(
+            self.call(
                 "refresh",
                 key,
-                lambda s3: s3.copy_object(Bucket=self.name, Key=key, MetadataDirective="REPLACE", **source, **options),
+                lambda _: self.client().copy_object(
+                    Bucket=self.name, Key=key, MetadataDirective="REPLACE", **source, **options
+                ),
             )
         except Absent:
             return False
-        except _Refused:  # replaced meanwhile: as fresh as can be
+        except Refused:  # replaced meanwhile: as fresh as can be
             return self.head(key) is not None
         return True
 
-    def _part(self, key: str, offset: int, length: int, etag: str | None = None) -> tuple[bytes, str | None]:
-        condition = {"IfMatch": etag} if etag else {}
+    def _part(self, key: str, offset: int, view: memoryview, etag: str | None) -> tuple[int, str | None]:
+        """Read one range into memory; return how many bytes came, and of which version."""
+        span = f"bytes={offset}-{offset + len(view) - 1}"
 
-        def part(s3: Any) -> tuple[bytes, str | None]:
-            answer = s3.get_object(
-                Bucket=self.name, Key=key, Range=f"bytes={offset}-{offset + length - 1}", **condition
-            )
+        def part(quick: bool) -> tuple[int, str | None]:
+            if quick:
+                headers = {"range": span, "if-match": etag} if etag else {"range": span}
+                reply = self.quick("GET", key, headers, into=view)
+                if reply is not None:
+                    _check_range(reply.headers.get("content-range"), offset, len(view), reply.length)
+                    return reply.length, reply.headers.get("etag")
+            condition = {"IfMatch": etag} if etag else {}
+            answer = self.client().get_object(Bucket=self.name, Key=key, Range=span, **condition)
             body = answer["Body"]
             try:
-                size = min(length, _total(answer, offset) - offset)
-                if int(answer["ContentLength"]) != size:
-                    raise Interrupted(f"{answer['ContentLength']} bytes came instead of {size}")
-                return _exactly(body, size), answer["ETag"]
+                size = int(answer["ContentLength"])
+                _check_range(answer.get("ContentRange"), offset, len(view), size)
+                view[:size] = _exactly(body, size)
+                return size, answer["ETag"]
             finally:
                 body.close()
 
         try:
-            return self._call("read", key, part)
-        except _PastEnd:
-            return b"", None
-        except _Refused:
+            return self.call("read", key, part)
+        except PastEnd:
+            return 0, None
+        except Refused:
             raise self._changed(key) from None
 
     def _put_parts(
         self, key: str, pieces: Iterator[Buffer], mark: str, options: dict[str, Any], condition: dict[str, Any]
     ) -> Written:
-        upload = self._call(
-            "write", key, lambda s3: s3.create_multipart_upload(Bucket=self.name, Key=key, **options)["UploadId"]
+        upload = self.call(
+            "write",
+            key,
+            lambda _: self.client().create_multipart_upload(Bucket=self.name, Key=key, **options)["UploadId"],
         )
 
         def send(number: int, piece: Buffer) -> dict[str, Any]:
-            body = bytes(piece) if isinstance(piece, memoryview) else piece
-            place = {"Bucket": self.name, "Key": key, "UploadId": upload, "PartNumber": number}
-            answer = self._call("write", key, lambda s3: s3.upload_part(Body=body, **place))
-            return {"PartNumber": number, "ETag": answer["ETag"]}
+            query = f"partNumber={number}&uploadId={quote(upload, safe='~')}"
+
+            def part(quick: bool) -> str:
+                reply = self.quick("PUT", key, {}, query=query, body=piece) if quick else None
+                if reply is not None and "etag" in reply.headers:
+                    return reply.headers["etag"]
+                place = {"Bucket": self.name, "Key": key, "UploadId": upload, "PartNumber": number}
+                return str(self.client().upload_part(Body=_bytes(piece), **place)["ETag"])
+
+            return {"PartNumber": number, "ETag": self.call("write", key, part)}
 
         try:
             parts = in_flight(self.threads, send, pieces)
@@ -318,6 +333,12 @@ class Bucket:
             self._abort(key, upload)
             raise
 
+    def _begin(self, action: str, key: str, options: Mapping[str, Any]) -> str:
+        def begin(_: bool) -> str:
+            return str(self.client().create_multipart_upload(Bucket=self.name, Key=key, **options)["UploadId"])
+
+        return self.call(action, key, begin)
+
     def _complete(
         self, key: str, upload: str, parts: list[dict[str, Any]], mark: str, condition: dict[str, Any]
     ) -> Written:
@@ -325,7 +346,7 @@ class Bucket:
             key,
             mark,
             True,
-            lambda s3: s3.complete_multipart_upload(
+            lambda _: self.client().complete_multipart_upload(
                 Bucket=self.name, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
             ),
         )
@@ -343,13 +364,19 @@ class Bucket:
 
     def _abort(self, key: str, upload: str) -> None:
         try:
-            self._call("write", key, lambda s3: s3.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload))
+            self.call(
+                "write",
+                key,
+                lambda _: self.client().abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload),
+            )
         except (Absent, StoreError):  # what was wrong before is told; a lifecycle rule takes what is left
             return
 
     def _refresh_parts(self, key: str, head: Head, source: dict[str, Any], options: dict[str, Any]) -> bool:
-        upload = self._call(
-            "refresh", key, lambda s3: s3.create_multipart_upload(Bucket=self.name, Key=key, **options)["UploadId"]
+        upload = self.call(
+            "refresh",
+            key,
+            lambda _: self.client().create_multipart_upload(Bucket=self.name, Key=key, **options)["UploadId"],
         )
         step = max(PART, -(-head.size // MOST_PARTS), LARGEST_COPY // 10)
         starts = list(range(0, head.size, step))
@@ -358,7 +385,9 @@ class Bucket:
             number = starts.index(start) + 1
             span = f"bytes={start}-{min(start + step, head.size) - 1}"
             place = {"Bucket": self.name, "Key": key, "UploadId": upload, "PartNumber": number}
-            answer = self._call("refresh", key, lambda s3: s3.upload_part_copy(CopySourceRange=span, **place, **source))
+            answer = self.call(
+                "refresh", key, lambda _: self.client().upload_part_copy(CopySourceRange=span, **place, **source)
+            )
             return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 
         try:
@@ -369,22 +398,22 @@ class Bucket:
             self._abort(key, upload)
             raise
 
-    def _settle(self, key: str, mark: str, conditional: bool, write: Callable[[Any], Any]) -> Written:
+    def _settle(self, key: str, mark: str, conditional: bool, write: Callable[[bool], Any]) -> Written:
         """Make a write that may be told of a conflict with itself, where an earlier try's answer was lost."""
         uncertain = False
 
-        def tried(s3: Any) -> Any:
+        def tried(quick: bool) -> Any:
             nonlocal uncertain
             try:
-                return write(s3)
+                return write(quick)
             except Exception as error:
                 uncertain = uncertain or transient(error)
                 raise
 
         try:
-            self._call("write", key, tried)
+            self.call("write", key, tried)
             return "written"
-        except (_Refused, Absent) as error:
+        except (Refused, Absent) as error:
             if not conditional:
                 raise
             if uncertain:
@@ -405,78 +434,8 @@ class Bucket:
             return False
         return found is not None and found.metadata.get(WRITER) == mark
 
-    def _call(self, action: str, key: str, call: Callable[[Any], T]) -> T:
-        """Make a call with retries; what it fails with is `Absent`, `_Refused`, `_PastEnd` or a StoreError."""
-        renewed = False
-        while True:
-            try:
-                answer = retried(lambda: call(self._client()), answered=lambda: self._answered)
-            except Exception as error:
-                if not self._known(error):
-                    raise
-                if expired(error) and not renewed:
-                    renewed = True
-                    session.forget()
-                    continue
-                raise self._outcome(error, action, key) from error
-            self._answered = self._exists = True
-            return answer
-
-    def _outcome(self, error: Exception, action: str, key: str) -> Exception:
-        code, status = code_of(error), status_of(error)
-        self._answered = self._answered or status > 0
-        if code in ("NoSuchKey", "NoSuchUpload"):
-            self._exists = True
-            return Absent(key)
-        if code in ("PreconditionFailed", "412"):
-            self._exists = True
-            return _Refused(key)
-        if status == 416:
-            self._exists = True
-            return _PastEnd(key)
-        if status == 404 and code != "NoSuchBucket":
-            if self._exists or self._there():
-                return Absent(key)
-            error = _NoBucket()
-        return explained(error, action, self.name, key, self._endpoint())
-
-    def _there(self) -> bool:
-        """Whether the bucket exists: the answer to HEAD does not tell which of the two is missing."""
-        try:
-            retried(lambda: self._client().head_bucket(Bucket=self.name), answered=lambda: self._answered)
-        except Exception as error:
-            if not self._known(error):
-                raise
-            if status_of(error) == 404:
-                return False
-        self._exists = True
-        return True
-
-    def _known(self, error: Exception) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        return isinstance(error, BotoCoreError | ClientError) or transient(error)
-
-    def _client(self) -> Any:
-        return session.client("s3", role=self.role)
-
-    def _endpoint(self) -> str:
-        return session.s3_endpoint() or ""
-
     def _changed(self, key: str) -> StoreError:
         return StoreError(f"cannot read s3://{self.name}/{key}: it was replaced while it was read", "read it again")
-
-
-class _Refused(Exception):
-    """The object is not in the state that the call asked for."""
-
-
-class _PastEnd(Exception):
-    """The object ends before the range begins."""
-
-
-class _NoBucket(Exception):
-    response = {"Error": {"Code": "NoSuchBucket"}}
 
 
 def _exactly(body: Any, size: int) -> bytes:
@@ -486,13 +445,44 @@ def _exactly(body: Any, size: int) -> bytes:
     return content
 
 
-def _total(answer: Mapping[str, Any], offset: int) -> int:
-    """Return the size of the whole object, from the answer to a ranged read."""
-    span = str(answer.get("ContentRange", ""))
-    place, _, total = span.removeprefix("bytes ").partition("/")
+def _check_range(span: str | None, offset: int, length: int, count: int) -> None:
+    """Refuse the answer to a ranged read that is another range, or less of it than there is."""
+    place, _, total = str(span).removeprefix("bytes ").partition("/")
     if not total.isdigit() or place.partition("-")[0] != str(offset):
         raise Interrupted(f"another range came than was asked for: {span!r}")
-    return int(total)
+    if count != min(length, int(total) - offset):
+        raise Interrupted(f"{count} bytes came instead of {min(length, int(total) - offset)}")
+
+
+def _head_of(headers: Mapping[str, str]) -> Head:
+    from email.utils import parsedate_to_datetime
+
+    start = "x-amz-meta-"
+    return Head(
+        int(headers["content-length"]),
+        parsedate_to_datetime(headers["last-modified"]).timestamp(),
+        headers["etag"],
+        {name[len(start) :]: value for name, value in headers.items() if name.startswith(start)},
+        headers.get("content-type"),
+        headers.get("x-amz-server-side-encryption"),
+    )
+
+
+def _headers(options: Mapping[str, Any], condition: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers for options of a write as the client takes them."""
+    names = {"IfNoneMatch": "if-none-match", "IfMatch": "if-match", "ContentType": "content-type"}
+    names |= {"ServerSideEncryption": "x-amz-server-side-encryption"}
+    names |= {"SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id"}
+    told = {**options, **condition}
+    metadata = told.pop("Metadata", {})
+    return {
+        **{names[name]: value for name, value in told.items()},
+        **{f"x-amz-meta-{n}": metadata[n] for n in metadata},
+    }
+
+
+def _bytes(piece: Buffer) -> bytes | bytearray:
+    return bytes(piece) if isinstance(piece, memoryview) else piece
 
 
 def _encryption(spec: str | None) -> dict[str, str]:
