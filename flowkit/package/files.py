@@ -131,8 +131,9 @@ def collect(definition: FlowDefinition, suffixes: str | None = None) -> Package:
 def _place(definition: FlowDefinition) -> tuple[str, str, str | None]:
     """Return the package's folder, how the flow is started there, and the one subfolder that belongs to it, if so."""
     folder, name = os.path.split(os.path.abspath(definition.file))
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is None:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is None or os.path.realpath(getattr(main, "__file__", None) or "") != os.path.realpath(definition.file):
         return folder, name, None
     parts = spec.name.split(".")
     for _ in parts[1:]:

@@ -143,17 +143,16 @@ def _expression(glob: str) -> str:
     out: list[str] = []
     at = 0
     while at < len(glob):
-        begins = at == 0 or glob[at - 1] == "/"
-        if begins and glob.startswith("**/", at):
-            out.append("(?:.*/)?")
-            at += 3
-        elif begins and glob[at:] == "**":
-            out.append(".*" if at == 0 else ".+")
-            at += 2
-        elif glob[at] == "*":
-            while at < len(glob) and glob[at] == "*":
+        if glob[at] == "*":
+            start, at = at, at + len(glob[at:]) - len(glob[at:].lstrip("*"))
+            alone = at - start > 1 and (start == 0 or glob[start - 1] == "/")
+            if alone and at == len(glob):
+                out.append(".*" if start == 0 else ".+")
+            elif alone and glob[at] == "/":
+                out.append("(?:.*/)?")
                 at += 1
-            out.append("[^/]*")
+            else:
+                out.append("[^/]*")
         elif glob[at] == "?":
             out.append("[^/]")
             at += 1

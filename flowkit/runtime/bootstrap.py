@@ -144,7 +144,7 @@ def container_environment(root: str, *, user: str) -> dict[str, str]:
         value = getattr(given, name)
         if value is not None:
             found[f"FLOWKIT_{name.upper()}"] = str(value)
-    for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION"):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"):
         value = environment().get(name)
         if value:
             found[name] = value

@@ -65,7 +65,7 @@ class SpotWatch:
         if token != 200:
             return  # no such service here
         began = time.monotonic()
-        while not self._stop.wait(self._interval):
+        while True:
             if time.monotonic() - began > _TOKEN_SECONDS - 60:
                 began = time.monotonic()
                 _, fetched = _ask(
@@ -75,6 +75,7 @@ class SpotWatch:
             if status == 200:
                 write_notice(self._path, text)
                 self._told(text)
+            if status == 200 or self._stop.wait(self._interval):
                 return
 
 
