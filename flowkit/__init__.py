@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.include_file import IncludeFile
     from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
+    from flowkit.plugins.aws.batch_decorator import batch
     from flowkit.plugins.aws.s3_client import S3
     from flowkit.plugins.aws.s3_exceptions import (
         FlowkitS3AccessDenied,
@@ -85,6 +86,7 @@ __all__ = [
     "Step",
     "Task",
     "__version__",
+    "batch",
     "catch",
     "current",
     "default_metadata",
@@ -119,6 +121,7 @@ _HOMES: dict[str, str] = {
     "JSONTypeClass": "flowkit.model.parameters",
     "IncludeFile": "flowkit.model.include_file",
     "current": "flowkit.context",
+    "batch": "flowkit.plugins.aws.batch_decorator",
     "catch": "flowkit.decorators.catch",
     "environment": "flowkit.decorators.environment",
     "exit_hook": "flowkit.decorators.exit_hook",
