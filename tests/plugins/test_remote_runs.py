@@ -355,3 +355,35 @@ def test_one_step_runs_on_one_service(workspace, service) -> None:
     done = workspace.run("check")
     assert done.returncode == 3
     assert "step 'train' has @docker and @process: one service carries it out" in done.output
+
+
+JOBS = """
+    import sys
+
+    import flow
+    from flowkit.cli import jobs, main
+
+    jobs.process_command = lambda session: jobs.jobs_command(session, "process", "processes")
+    main.COMMANDS["process"] = ("flowkit.cli.jobs", "List and kill.")
+    sys.exit(main.execute(flow.Failing, sys.argv[1:]))
+"""
+
+
+def test_jobs_are_listed_and_killed(workspace, service) -> None:
+    source = FAILING.replace("if self.input == 0", "if False").replace("sleep(3)", "sleep(300)")
+    workspace.write("flow.py", source)
+    workspace.write("jobs.py", JOBS)
+    service.set(slots=2)
+    process = workspace.start("run", "--max-workers", 100)
+    service.wait_for("train", 2)
+    listed = workspace.run("process", "list", flow="jobs.py", check=True)
+    assert re.search(r"^1 +train +running +6 +.* tester +job-fk-failing-1-train-", listed.stdout, re.MULTILINE)
+    assert "no jobs of Failing by ada" in workspace.run("process", "list", "--user", "ada", flow="jobs.py").output
+    assert workspace.run("process", "kill", "--run-id", "9", flow="jobs.py").returncode == 4
+    both = workspace.run("process", "kill", "--run-id", "1", "--my-runs", flow="jobs.py")
+    assert (both.returncode, "exclude each other" in both.output) == (2, True)
+    killed = workspace.run("process", "kill", flow="jobs.py", check=True)
+    assert "Killed Failing/1/train: 6 tasks" in killed.stdout
+    output = "".join(process.communicate(timeout=60))
+    assert process.returncode == 1, output
+    assert "There are no jobs" in workspace.run("process", "list", "--my-runs", flow="jobs.py").output
