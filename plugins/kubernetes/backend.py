@@ -44,6 +44,11 @@ class KubernetesBackend(Backend):
     queue_patience = 60.0
     """Seconds after which it is told why a row still waits for a machine."""
 
+    hints_interval = 15.0
+    """Seconds between two looks at why rows still wait."""
+    unseen_patience = 3.0
+    """Seconds in which pods of a job that is over may still be heard of."""
+
     def __init__(self, run: RemoteRun | None) -> None:
         self._run = run
         self._cluster = Cluster()
@@ -55,7 +60,10 @@ class KubernetesBackend(Backend):
         self._asked: set[str] = set()
         self._namespaces: set[str] = set()
         self._jobs_due = 0.0
+        self._unseen: dict[str, float] = {}
+        self._synced: set[str] = set()
         self._hints_due = 0.0
+        self._late_due = 0.0
         self._hinted: dict[str, str] = {}
         self._has_jobsets: bool | None = None
 
@@ -218,14 +226,14 @@ class KubernetesBackend(Backend):
         self._asked |= by_key.keys()
         now = time.time()
         if by_key and (new or self._book.unresolved.keys() & by_key.keys() or now >= self._jobs_due):
-            self._settle(by_key)
-            self._jobs_due = now + self.jobs_interval
+            self._jobs_due = now + (self.unseen_patience if self._settle(by_key, now) else self.jobs_interval)
         self._refuse_images(by_key, now)
-        self._remove_late(by_key)
+        if now >= self._late_due:
+            self._remove_late(by_key)
         news = self._book.take(asked.items())
         if by_key and now >= self._hints_due:
-            self._hints_due = now + 15
-            news += self._hints(asked, now)
+            first, self._hints_due = self._hints_due == 0.0, now + self.hints_interval
+            news += [] if first else self._hints(asked, now)
         self._book.forget(by_key)
         return news
 
@@ -254,6 +262,7 @@ class KubernetesBackend(Backend):
                 continue
             self._failing.pop(news.namespace, None)
             if news.listed is not None:
+                self._synced.add(news.namespace)
                 self._book.listed(news.namespace, news.listed)
             elif news.pod is not None and news.gone:
                 self._book.vanished(news.namespace, news.pod)
@@ -263,7 +272,9 @@ class KubernetesBackend(Backend):
             # Told once for each failure: the watch goes on trying by itself, and says when it fails again.
             raise self._failing.popitem()[1]
 
-    def _settle(self, by_key: Mapping[str, tuple[JobId, int]]) -> None:
+    def _settle(self, by_key: Mapping[str, tuple[JobId, int]], now: float) -> bool:
+        """Ask the jobs themselves; True where one has to be asked again soon."""
+        soon = False
         selector = f"{manifests.RUN_KEY}={manifests.run_key(self._owner())}"
         facts: dict[str, JobFacts] = {}
         for namespace in sorted({job.namespace for job, _ in by_key.values()}):
@@ -277,9 +288,15 @@ class KubernetesBackend(Backend):
                 known = facts.get(key)
             if known is not None and known.cancelled and key not in self._book.doomed:
                 self._book.doomed[key] = ("cancelled", known.cancelled)
-            self._book.settle(job, rows, known, known=key in self._alive)
+            # The list of jobs and the watch of pods are not of the same moment.
+            over = (known is None or known.ended is not None) and bool(self._book.missing(job, rows))
+            since = self._unseen.setdefault(key, now) if over and job.namespace in self._synced else now
+            unseen = over and now - since >= self.unseen_patience
+            soon = soon or (over and not unseen)
+            self._book.settle(job, rows, known, known=key in self._alive, unseen=unseen)
             if known is not None:
                 self._alive.add(key)
+        return soon
 
     def _refuse_images(self, by_key: Mapping[str, tuple[JobId, int]], now: float) -> None:
         """Give up jobs whose image cannot be had: their other rows would wait for the same one."""
@@ -308,6 +325,7 @@ class KubernetesBackend(Backend):
 
     def _remove_waiting(self, jobs: list[JobId], *, machine: bool) -> None:
         """Delete the pods of jobs that wait for a machine, or else also those that wait for their container."""
+        self._late_due = time.time() + 1.0  # what was removed has to be heard of first
         fields = "status.phase=Pending,spec.nodeName=" if machine else "status.phase=Pending"
         for namespace in sorted({job.namespace for job in jobs}):
             names = [job.name for job in jobs if job.namespace == namespace]

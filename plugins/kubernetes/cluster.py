@@ -184,14 +184,16 @@ class Cluster:
         configuration.retries = Retry(total=None, connect=2, read=0, redirect=0, status=0, other=0)
         loading: Any = config  # it has no types
         context = settings().kubernetes_context
-        inside = variable("KUBERNETES_SERVICE_HOST") and not variable("KUBECONFIG") and not context
+        # The client reads KUBECONFIG once, when it is imported.
+        file = variable("KUBECONFIG") or None
+        inside = variable("KUBERNETES_SERVICE_HOST") and not file and not context
         try:
             if inside:
                 loading.load_incluster_config(client_configuration=configuration)
                 self._namespace = _account_namespace()
             else:
-                loading.load_kube_config(context=context, client_configuration=configuration)
-                self._namespace = _context_namespace(context)
+                loading.load_kube_config(config_file=file, context=context, client_configuration=configuration)
+                self._namespace = _context_namespace(file, context)
         except Exception as error:  # the client raises ConfigException, and YAML's or the login command's own errors
             raise UsageError(
                 f"no Kubernetes cluster is configured: {_short(error)}",
@@ -200,11 +202,11 @@ class Cluster:
         self._client = kubernetes.client.ApiClient(configuration)
 
 
-def _context_namespace(context: str | None) -> str | None:
+def _context_namespace(file: str | None, context: str | None) -> str | None:
     from kubernetes import config
 
     loading: Any = config
-    contexts, active = loading.list_kube_config_contexts()
+    contexts, active = loading.list_kube_config_contexts(file)
     chosen = next((item for item in contexts if item["name"] == context), None) if context else active
     return ((chosen or {}).get("context") or {}).get("namespace")
 

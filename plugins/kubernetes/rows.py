@@ -154,7 +154,13 @@ class RowBook:
                     if state.uid not in seen and not state.ended:
                         self.vanished(namespace, state)
 
-    def settle(self, job: JobId, rows: int, facts: JobFacts | None, *, known: bool) -> None:
+    def missing(self, job: JobId, rows: int) -> list[int]:
+        """Return the rows or nodes of which no pod was ever seen."""
+        pods = self.pods(job.key)
+        size = job.nodes or rows
+        return [] if len(pods) >= size else [index for index in range(size) if index not in pods]
+
+    def settle(self, job: JobId, rows: int, facts: JobFacts | None, *, known: bool, unseen: bool) -> None:
         """Take note of what a job says of itself; that ends rows whose pods cannot be asked any more.
 
         Parameters
@@ -167,13 +173,14 @@ class RowBook:
             None: the job does not exist.
         known : bool
             Whether it was there before: then somebody deleted it.
+        unseen : bool
+            Whether rows of which no pod was ever seen are over as well, if the job is.
         """
         key = job.key
-        size = job.nodes or rows
         pods = self._pods.setdefault(key, {})
         waiting = self.unresolved.pop(key, set())
-        if facts is None or facts.ended:
-            waiting |= {index for index in range(size) if index not in pods}
+        if unseen and (facts is None or facts.ended):
+            waiting |= set(self.missing(job, rows))
         for index in sorted(waiting):
             state = pods.get(index) or PodState("", "", job.name, index, "queued", 0.0)
             if state.ended:
