@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
-from typing import Any
+from contextlib import closing
+from typing import Any, NamedTuple
 
 from flowkit.exceptions import FlowkitError, MissingExtra, StoreError
 from flowkit.plugins.aws import session
-from flowkit.plugins.aws.errors import code_of, status_of
+from flowkit.plugins.aws.errors import Interrupted, code_of, status_of
 from flowkit.plugins.aws.s3_crowd import Hopeless
 from flowkit.plugins.aws.s3_exceptions import FlowkitS3AccessDenied, FlowkitS3Exception, FlowkitS3NotFound, S3Failure
-from flowkit.plugins.aws.s3_objects import Place
-from flowkit.plugins.aws.s3_quick import Quick
-from flowkit.plugins.aws.transfer import Bucket
+from flowkit.plugins.aws.s3_objects import ObjectInfo, Place, unpack_metadata
+from flowkit.plugins.aws.transfer import WRITER, Bucket, Head, head_of
+from flowkit.plugins.aws.wire import Reply
 
+_SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _DENIED = frozenset(("403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess"))
 
 
@@ -53,41 +56,100 @@ class Access:
         self._client_params = dict(client_params or {})
         self._lock = threading.Lock()
         self._own: tuple[int, Any] | None = None
-        self._buckets: dict[str, Bucket] = {}
-        self._quick: dict[str, tuple[Any, Quick]] = {}
+        self._buckets: dict[str, UserBucket] = {}
 
     def client(self) -> Any:
         """Return the botocore client, made when first used; a forked process makes its own."""
-        if not self._session_vars and not self._client_params:
+        if not self.is_own:
             return session.client("s3", role=self.role)
         with self._lock:
             if self._own is None or self._own[0] != os.getpid():
                 self._own = (os.getpid(), _own_client(self.role, self._session_vars, self._client_params))
             return self._own[1]
 
-    def bucket(self, name: str) -> Bucket:
+    @property
+    def is_own(self) -> bool:
+        """Whether the client is another one than the process's."""
+        return bool(self._session_vars or self._client_params)
+
+    def bucket(self, name: str) -> UserBucket:
         """Return a bucket, to be used by several threads."""
         found = self._buckets.get(name)
         if found is None:
-            found = self._buckets[name] = _Bucket(name, self)
+            found = self._buckets[name] = UserBucket(name, self)
         return found
 
-    def quick(self, name: str) -> Quick:
-        """Return the short way to the objects of a bucket."""
-        client = self.client()
-        found = self._quick.get(name)
-        if found is None or found[0] is not client:
-            found = self._quick[name] = (client, Quick(client, name))
-        return found[1]
+
+class Beginning(NamedTuple):
+    """The first bytes that were asked for.
+
+    Parameters
+    ----------
+    content : bytes
+        What came.
+    start : int
+        Where in the object it begins.
+    etag : str
+        The object's version.
+    info : ObjectInfo
+        What the service tells of the object.
+    """
+
+    content: bytes
+    start: int
+    etag: str
+    info: ObjectInfo
 
 
-class _Bucket(Bucket):
+class UserBucket(Bucket):
+    """A bucket with what the user's client needs besides."""
+
     def __init__(self, name: str, access: Access) -> None:
         super().__init__(name, role=access.role, encryption=access.encryption)
         self._access = access
 
-    def _client(self) -> Any:
+    def begin(self, key: str, span: str) -> Beginning:
+        """Read a range such as ``bytes=0-99``, with what the service tells of the whole object.
+
+        Raises
+        ------
+        Absent
+            If there is no object.
+        PastEnd
+            If it ends before the range begins.
+        """
+
+        def ask(quick: bool) -> Beginning:
+            reply = self.quick("GET", key, {"range": span}) if quick else None
+            if reply is not None:
+                headers, content = reply.headers, reply.body
+            else:
+                answer = self.client().get_object(Bucket=self.name, Key=key, Range=span)
+                headers = answer["ResponseMetadata"]["HTTPHeaders"]
+                with closing(answer["Body"]) as body:
+                    content = body.read()
+            head = head_of(headers)
+            told = headers.get("content-range") or f"bytes 0-{len(content) - 1}/{len(content)}"
+            found = _SPAN.fullmatch(told)
+            if found is None or int(found[2]) - int(found[1]) + 1 != len(content):
+                raise Interrupted(f"{len(content)} bytes came for {told!r}")
+            return Beginning(content, int(found[1]), head.etag, info_of(head)._replace(size=int(found[3])))
+
+        return self.call("read", key, ask)
+
+    def quick(self, *args: Any, **options: Any) -> Reply | None:
+        """Make a request past botocore's client, unless the user has one of their own."""
+        return None if self._access.is_own else super().quick(*args, **options)
+
+    def client(self) -> Any:
+        """Return the user's client."""
         return self._access.client()
+
+
+def info_of(head: Head) -> ObjectInfo:
+    """Return what the user is told of an object."""
+    metadata = {name: value for name, value in head.metadata.items() if name != WRITER}
+    return ObjectInfo(head.size, head.content_type, unpack_metadata(metadata), head.encryption, head.modified)
 
 
 def _own_client(role: str | None, session_vars: Mapping[str, Any], client_params: Mapping[str, Any]) -> Any:
@@ -147,9 +209,9 @@ def _assumed(own: Any, role: str) -> Any:
     return boto3.session.Session(botocore_session=inner, region_name=own.region_name)
 
 
-def missing(place: Place, request: str = "") -> FlowkitS3NotFound:
+def missing(place: Place) -> FlowkitS3NotFound:
     """Return the error for an object that is not there."""
-    reason = "there is no such object" + (f" (request {request})" if request else "")
+    reason = "there is no such object"
     return FlowkitS3NotFound(f"{place.url}: {reason}", None, (S3Failure(place.url, reason),))
 
 

@@ -20,7 +20,7 @@ from flowkit.plugins.aws.s3_exceptions import (
     FlowkitS3URLException,
     S3Failure,
 )
-from flowkit.plugins.aws.s3_files import Download, Upload, look
+from flowkit.plugins.aws.s3_files import Download, Room, Upload, look
 from flowkit.plugins.aws.s3_objects import (
     ObjectInfo,
     Place,
@@ -107,7 +107,7 @@ class S3:
             role or settings().s3_role, encryption or settings().s3_encryption, session_vars, client_params
         )
         self._folder = TempFolder(tmproot)
-        self._large = threading.Lock()
+        self._room = Room()
 
     def __enter__(self) -> S3:
         return self
@@ -445,7 +445,7 @@ class S3:
             content_type=item.content_type,
             encryption=item.encryption,
             overwrite=overwrite,
-            large=self._large,
+            room=self._room,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -61,10 +62,10 @@ def _chain(first: Job, second: Job, rest: Iterator[Job]) -> Iterator[Job]:
 class _Crowd:
     def __init__(self, threads: int) -> None:
         self._count = threads
-        self._tasks: SimpleQueue[Job | None] = SimpleQueue()
-        self._done: SimpleQueue[tuple[list[Job], BaseException | None]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[int, Job] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, list[Job], BaseException | None]] = SimpleQueue()
         self._stop = False
-        self._errors: list[FlowkitS3Exception] = []
+        self._errors: list[tuple[int, FlowkitS3Exception]] = []
         self._threads: list[threading.Thread] = []
 
     def run(self, jobs: Iterator[Job]) -> None:
@@ -81,15 +82,17 @@ class _Crowd:
                 for thread in self._threads:
                     thread.join()
         if self._errors:
-            raise together(self._errors, rest_untried=self._stop)
+            errors = [error for _, error in sorted(self._errors, key=lambda pair: pair[0])]
+            raise together(errors, rest_untried=self._stop)
 
     def _feed(self, jobs: Iterator[Job]) -> None:
-        further: deque[Job] = deque()
+        numbered = enumerate(self._until_error(jobs))
+        further: deque[tuple[int, Job]] = deque()
         active = 0
         exhausted = False
         while True:
             while active < 2 * self._count and not self._stop:
-                job = further.popleft() if further else None if exhausted else self._next(jobs)
+                job = further.popleft() if further else None if exhausted else next(numbered, None)
                 if job is None:
                     exhausted = True
                     break
@@ -97,28 +100,27 @@ class _Crowd:
                 active += 1
             if not active:
                 return
-            more, error = self._done.get()
+            number, more, error = self._done.get()
             active -= 1
-            further.extend(more)
-            self._take(error)
+            further.extend((number, job) for job in more)
+            self._take(number, error)
             if self._stop:
                 further.clear()
 
-    def _next(self, jobs: Iterator[Job]) -> Job | None:
+    def _until_error(self, jobs: Iterator[Job]) -> Iterator[Job]:
         try:
-            return next(jobs, None)
+            yield from jobs
         except FlowkitS3Exception as error:  # what was to be the next job cannot be one
-            self._errors.append(error)
-            return None
+            self._errors.append((sys.maxsize, error))
 
-    def _start(self, job: Job, active: int) -> None:
+    def _start(self, job: tuple[int, Job], active: int) -> None:
         self._tasks.put(job)
         if len(self._threads) < self._count and active >= len(self._threads):
             thread = threading.Thread(target=self._work, name="flowkit-s3", daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def _take(self, error: BaseException | None) -> None:
+    def _take(self, number: int, error: BaseException | None) -> None:
         if error is None:
             return
         if isinstance(error, Hopeless):
@@ -126,14 +128,15 @@ class _Crowd:
             error = error.error
         if not isinstance(error, FlowkitS3Exception):
             raise error
-        self._errors.append(error)
+        self._errors.append((number, error))
 
     def _work(self) -> None:
-        while (job := self._tasks.get()) is not None:
+        while (task := self._tasks.get()) is not None:
+            number, job = task
             more: list[Job] = []
             error: BaseException | None = None
             try:
                 more = [] if self._stop else list(job() or ())
             except BaseException as caught:
                 error = caught
-            self._done.put((more, error))
+            self._done.put((number, more, error))

@@ -82,7 +82,7 @@ class Bucket(Calls):
         def look(quick: bool) -> Head:
             reply = self.quick("HEAD", key, {}) if quick else None
             if reply is not None:
-                return _head_of(reply.headers)
+                return head_of(reply.headers)
             s3 = self.client()
             try:
                 found = s3.head_object(Bucket=self.name, Key=key)
@@ -454,7 +454,8 @@ def _check_range(span: str | None, offset: int, length: int, count: int) -> None
         raise Interrupted(f"{count} bytes came instead of {min(length, int(total) - offset)}")
 
 
-def _head_of(headers: Mapping[str, str]) -> Head:
+def head_of(headers: Mapping[str, str]) -> Head:
+    """Return what the headers of an answer (lower-case names) tell of an object."""
     from email.utils import parsedate_to_datetime
 
     start = "x-amz-meta-"
