@@ -40,6 +40,7 @@ _lock = threading.RLock()
 _clients: dict[_Key, Any] = {}
 _wires: dict[tuple[str, str | None, str | None], Wire | None] = {}
 _sessions: dict[str | None, Any] = {}
+_boto3_sessions: dict[str | None, Any] = {}
 _warm = False
 
 
@@ -140,6 +141,7 @@ def forget() -> None:
     with _lock:
         _drop()
         _sessions.clear()
+        _boto3_sessions.clear()
 
 
 def _drop() -> None:
@@ -157,6 +159,7 @@ def _after_fork() -> None:
     _drop()
     if not _warm:
         _sessions.clear()
+        _boto3_sessions.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -214,11 +217,11 @@ def _make(key: _Key) -> Any:
         user_agent_extra=f"flowkit/{__version__}",
         **options,
     )
-    import boto3
-
-    session: Any = boto3.session.Session(botocore_session=_session(key.role))
-    region = key.region or session.region_name or (DEFAULT_REGION if key.service == "s3" else None)
-    return session.client(key.service, region_name=region, endpoint_url=key.endpoint, config=config)
+    # Botocore's own clients are all that is needed, and two of boto3's sessions cannot share one of botocore's.
+    session = _session(key.role)
+    region = key.region or session.get_config_variable("region")
+    region = region or (DEFAULT_REGION if key.service == "s3" else None)
+    return session.create_client(key.service, region_name=region, endpoint_url=key.endpoint, config=config)
 
 
 def _session(role: str | None) -> Any:
