@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowkit.cli.assembly import RUN_OPTIONS, assemble, prepare
 from flowkit.cli.invocation import given, program
 from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
-from flowkit.exceptions import FlowkitError, UsageError
-from flowkit.settings import settings, variable
+from flowkit.exceptions import Conflict, FlowkitError, UsageError
+from flowkit.settings import settings
 
 if TYPE_CHECKING:
-    from flowkit.cli.remote import Elsewhere
     from flowkit.datastore.storage import Storage
-    from flowkit.decorators.contract import ExecutorRequest
     from flowkit.model.coordinates import TaskRef
     from flowkit.model.launch import Launch
     from flowkit.model.manifest import Failure
-    from flowkit.runtime.lanes import Lanes
     from flowkit.runtime.local import LocalExecutor
     from flowkit.runtime.resume import Plan
     from flowkit.runtime.runtime import Runtime
@@ -55,6 +53,7 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--runner-attribute-file"], type=click.Path(dir_okay=False), hidden=True),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
+        click.Option(["--detach"], is_flag=True, help="Leave once all that can run now runs on services."),
         click.Option(
             ["--task-start"],
             type=click.Choice(["auto", "fork", "spawn"]),
@@ -64,7 +63,13 @@ def run_options(session: Session) -> list[click.Parameter]:
     ]
 
 
-def execute_run(session: Session, options: dict[str, Any], *, find_origin: Callable[[], Any] | None = None) -> int:
+def execute_run(
+    session: Session,
+    options: dict[str, Any],
+    *,
+    find_origin: Callable[[], Any] | None = None,
+    take_over: Callable[[LocalExecutor], tuple[Runtime, Watcher]] | None = None,
+) -> int:
     """Start a run, carry it out, and return the exit code of the command.
 
     Parameters
@@ -76,6 +81,8 @@ def execute_run(session: Session, options: dict[str, Any], *, find_origin: Calla
     find_origin : callable, optional
         Returns what to resume (a `flowkit.cli.resume.Origin`); called when the processes that start tasks are there,
         since connections to a datastore do not survive a fork.
+    take_over : callable, optional
+        Puts the runtime of a run together that has begun already (`flowkit.cli.reattach`), instead of beginning one.
     """
     started = time.time()
     if options["fail_fast"] and options["keep_going"]:
@@ -90,11 +97,16 @@ def execute_run(session: Session, options: dict[str, Any], *, find_origin: Calla
     executor = _local_executor(session, options, spawn)
     runtime: Runtime | None = None
     try:
-        origin = find_origin() if find_origin is not None else None
-        storage = session.storage(create=True)
-        runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
-        spawn.run, spawn.root = runtime.record.run, storage.root
+        if take_over is not None:
+            runtime, watcher = take_over(executor)
+        else:
+            origin = find_origin() if find_origin is not None else None
+            storage = session.storage(create=True)
+            runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
+        spawn.run, spawn.root = runtime.record.run, runtime.storage.root
         state = runtime.run()
+    except Conflict:  # somebody else has the run, and its jobs
+        raise
     except BaseException:
         _leave(session, runtime)
         raise
@@ -102,6 +114,8 @@ def execute_run(session: Session, options: dict[str, Any], *, find_origin: Calla
         session.console.release()
         for each in (executor,) if runtime is None else runtime.executors.values():
             each.close()
+    if state == "detached":
+        return _left(session, runtime)
     watcher.run_ended(state, runtime.record.reason, time.time() - started, runtime.scheduler.counts())
     return _last_words(session, runtime, state)
 
@@ -114,6 +128,18 @@ def _leave(session: Session, runtime: Runtime | None) -> None:
             f"{left:,} tasks go on elsewhere. Take the run over with:\n"
             f"    {session.program} resume --reattach {runtime.record.run}"
         )
+
+
+def _left(session: Session, runtime: Runtime) -> int:
+    """Say how to come back to a run that goes on elsewhere."""
+    from flowkit.runtime.runtime import DETACHED
+
+    record = runtime.record
+    session.console.warn(
+        f"Run {record.run} was {record.reason}. What follows them starts when you come back:\n"
+        f"    {session.program} resume --reattach {record.run}"
+    )
+    return 0 if runtime.left == DETACHED else 130
 
 
 def _warn(session: Session) -> None:
@@ -140,9 +166,7 @@ def _begin(
 ) -> tuple[Runtime, Watcher]:
     """Claim the run, write its parameters and clones, and put the runtime together."""
     from flowkit.metadata.records import TaskRecord
-    from flowkit.runtime.runtime import Runtime
-    from flowkit.runtime.scheduler import Scheduler
-    from flowkit.runtime.start import PARAMETERS, RunRequest, begin, policies, task_config
+    from flowkit.runtime.start import PARAMETERS, RunRequest, begin
 
     definition = session.definition
     inherited = origin.parameters if origin is not None else {}
@@ -158,45 +182,23 @@ def _begin(
         origin=origin.pathspec if origin is not None else None,
         rerun=origin.rerun if origin is not None else None,
         clones=tuple(origin.plan.clones) if origin is not None else (),
+        run_options={name: options[name] for name in RUN_OPTIONS if options[name] is not None},
     )
     store = session.metadata_store(storage)
     # Before there is a run: a setting may be wrong, a service may refuse.
-    lanes = _lanes(session, options, executor)
-    elsewhere = _elsewhere(session, options, storage)
-    package = elsewhere.prepare() if elsewhere is not None else None
-    if package is not None:
-        request = request._replace(package=package._asdict())
+    parts = prepare(session, options, storage, executor)
+    if parts.package is not None:
+        request = request._replace(package=parts.package._asdict())
     run = begin(storage, definition, request)
     plan: Plan | None = origin.plan if origin is not None else None
-    _write_run_id(options, definition.name, run.record.run, session)
+    write_run_id(options, definition.name, run.record.run, session)
     watcher = watch(session, store, again=request.origin is not None)
     watcher.run_started(definition.name, run.record.run, request.origin)
-    attempts = policies(definition)
-    scheduler = Scheduler(
-        definition.graph,
-        attempts,
-        on_failure="fail-fast" if options["fail_fast"] else "keep-going" if options["keep_going"] else "finish",
-        max_width=options["max_num_splits"],
-        executor_of=_executor_of(session, lanes, executor.name),
-        clones=plan.transitions if plan is not None else None,
-    )
-    executors: dict[str, Any] = {executor.name: executor} if lanes is None else lanes.executors
-    if elsewhere is not None and package is not None:
-        timeouts = {name: item.timeout for name, item in attempts.items() if item.timeout is not None}
-        executors = {**executors, **elsewhere.executors(run.record, package, timeouts)}
-    runtime = Runtime(storage, store, run.record, scheduler, executors, watcher)
+    transitions = plan.transitions if plan is not None else None
+    runtime = assemble(session, options, storage, store, executor, run, watcher, parts, transitions=transitions)
+    began = run.parameters
     runtime.add_records(
-        [
-            TaskRecord(
-                definition.name,
-                run.record.run,
-                *PARAMETERS,
-                "succeeded",
-                0,
-                run.parameters.started,
-                run.parameters.ended,
-            )
-        ]
+        [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, began.started, began.ended)]
     )
     if plan is not None:
         from flowkit.runtime.clones import clone_records, write_clone_files
@@ -205,74 +207,7 @@ def _begin(
         runtime.add_records(clone_records(definition.name, run.record.run, plan))
         for step, tasks in plan.clones.items():
             watcher.cloned(step, len(tasks))
-    config = task_config(storage, definition, run.parameters)
-    spool = None
-    if storage.remote:
-        from flowkit.runtime.log_spool import LogSpool
-
-        spool = LogSpool(storage, definition.name, run.record.run)
-        config["run_folder"] = spool.folder
-    executor.configure({**_executor_config(session, options, storage, run.record.run, attempts), **config}, spool)
-    while executor.notices:
-        watcher.notice(executor.notices.pop(0))
     return runtime, watcher
-
-
-def _executor_config(
-    session: Session, options: dict[str, Any], storage: Storage, run: str, attempts: Mapping[str, Any]
-) -> dict[str, Any]:
-    from flowkit.datastore.layout import run_folder
-    from flowkit.datastore.root import machine_folder
-    from flowkit.decorators.attach import executor_request
-
-    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
-    return {
-        "run_folder": storage.local_path(run_folder(session.definition.name, run)),
-        "machine_folder": machine_folder(storage),
-        "max_workers": _workers(options),
-        "max_log_size": options["max_log_size"] * 1024 * 1024,
-        "fresh": {name: dict(request.environment) for name, request in requests.items() if request.fresh},
-        "timeouts": {name: item.timeout for name, item in attempts.items() if item.timeout is not None},
-    }
-
-
-def _requests(session: Session) -> dict[str, ExecutorRequest]:
-    """Return what each step asks for, for those that a service carries out."""
-    from flowkit.decorators.attach import executor_request
-
-    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
-    return {name: asked for name, asked in requests.items() if asked.name not in (None, "local")}
-
-
-def _elsewhere(session: Session, options: dict[str, Any], storage: Storage) -> Elsewhere | None:
-    requests = _requests(session)
-    if not requests:
-        return None
-    from flowkit.cli.remote import Elsewhere
-
-    size = options["max_log_size"] * 1024 * 1024
-    return Elsewhere(session, storage, requests, workers=_workers(options), max_log_size=size)
-
-
-def _executor_of(session: Session, lanes: Lanes | None, local: str) -> Callable[[str], str]:
-    """Return who carries a step out: a service, a lane of this machine, this machine."""
-    elsewhere = {name: str(asked.name) for name, asked in _requests(session).items()}
-    here = lanes.executor_of if lanes is not None else {}
-    return lambda name: elsewhere.get(name) or here.get(name, local)
-
-
-def _lanes(session: Session, options: dict[str, Any], executor: LocalExecutor) -> Lanes | None:
-    """Share the machine among the steps, where it makes a difference."""
-    from flowkit.decorators.attach import executor_request
-
-    requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
-    wanted = {name: asked.resources for name, asked in requests.items() if asked.name in (None, executor.name)}
-    if not options["respect_resources"] and not any(asked.get("gpu") for asked in wanted.values()):
-        return None
-    from flowkit.runtime.lanes import share
-
-    respect, gpus = options["respect_resources"], settings().local_gpus
-    return share(executor, wanted, respect=respect, gpus=gpus, visible=variable("CUDA_VISIBLE_DEVICES"))
 
 
 def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:
@@ -318,10 +253,6 @@ class _FreshInterpreter:
         return [sys.executable, *self._program, *options, *step_arguments(launch, node, self.run)]
 
 
-def _workers(options: dict[str, Any]) -> int:
-    return options["max_workers"] or settings().max_workers or max(4, os.cpu_count() or 1)
-
-
 def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     if not tags:
         return ()
@@ -345,7 +276,7 @@ def _write_text(option: str, path: str, text: str, mode: str = "w") -> None:
         raise UsageError(f"--{option.replace('_', '-')}: {path} cannot be written: {error.strerror}") from None
 
 
-def _write_run_id(options: dict[str, Any], flow: str, run: str, session: Session) -> None:
+def write_run_id(options: dict[str, Any], flow: str, run: str, session: Session) -> None:
     """Tell whoever waits for it which run this is, before the first task starts."""
     import json
 

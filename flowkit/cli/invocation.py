@@ -11,7 +11,11 @@ from click.core import ParameterSource
 
 PLACE = ("datastore", "datastore_root", "metadata")
 """Options before the command that every command on the same runs needs again."""
-_NOT_AGAIN = frozenset({"quiet", "tags", "run_id_file", "runner_attribute_file", "plan", "json", "step_to_rerun"})
+_NOT_AGAIN = frozenset(
+    {
+        "quiet", "tags", "run_id_file", "runner_attribute_file", "plan", "json", "step_to_rerun", "detach", "reattach",
+    }
+)  # fmt: skip
 """What belongs to one run or one command, and is not repeated when it is resumed."""
 
 

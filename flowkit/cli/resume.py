@@ -44,12 +44,23 @@ class Origin:
 def command(session: Session) -> click.Command:
     """Make the command; its options hold the flow's parameters."""
 
-    def callback(step_to_rerun: str | None, origin_run_id: str | None, plan: bool, json: bool, **options: Any) -> int:
+    def callback(
+        step_to_rerun: str | None, origin_run_id: str | None, plan: bool, json: bool, reattach: bool, **options: Any
+    ) -> int:
+        if reattach:
+            from flowkit.cli import reattach as reattaching
+
+            return reattaching.reattach(session, step_to_rerun or origin_run_id, options)
         return _resume(session, step_to_rerun, origin_run_id, plan, json, options)
 
     params: list[click.Parameter] = [
         click.Argument(["step_to_rerun"], required=False),
         click.Option(["--origin-run-id"], help="The run to resume. Default: your last one."),
+        click.Option(
+            ["--reattach"],
+            is_flag=True,
+            help="Go on with the run itself, whose client is gone: resume --reattach [RUN].",
+        ),
         click.Option(["--plan"], is_flag=True, help="Say what would be cloned and run, and why; run nothing."),
         click.Option(["--json"], is_flag=True, help="With --plan: as JSON."),
         *run_options(session),

@@ -7,8 +7,9 @@ is not taken for it. On another machine, in another container, or without ``/pro
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowkit.metadata.records import FINAL, RunRecord, TaskRecord
 
@@ -56,6 +57,16 @@ def process_start(pid: int) -> int | None:
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
     return int(fields[19])
+
+
+def owner_is_gone(facts: Mapping[str, Any]) -> bool | None:
+    """Whether the process that `Owner`'s fields name has ended; None where it cannot be seen from here."""
+    known: dict[str, Any] = {
+        name: facts.get(name) for name in Owner._fields
+    }  # whatever it is: it is looked at with care
+    record = RunRecord("", "", "", "running", 0.0, **known)
+    lives = _process_lives(record)
+    return None if lives is None else not lives
 
 
 def is_alive(record: RunRecord, now: float) -> bool:

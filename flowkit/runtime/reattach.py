@@ -18,6 +18,7 @@ from flowkit.datastore.runs import list_steps, list_tasks
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
 from flowkit.exceptions import DataError
+from flowkit.metadata.records import TaskRecord
 from flowkit.model.coordinates import Coordinates
 from flowkit.model.launch import AttemptKind, Launch
 from flowkit.model.manifest import Failure
@@ -79,6 +80,18 @@ class Past:
         places = {self._rows[launch.step, str(launch.coordinates), launch.attempt] for launch in launches}
         return [self._jobs[place] for place in sorted(places)]
 
+    def __str__(self) -> str:
+        known = {(step, task) for step, task, _ in self._rows}
+        return f"{len(known | self._failures.keys()):,}"
+
+    def records(self, flow: str, run: str) -> list[TaskRecord]:
+        """Return how the tasks stand whose last attempt was interrupted, which an index may show as running."""
+        return [
+            TaskRecord(flow, run, step, task, "pending", len(failures) - 1, reason=failures[-1].message)
+            for (step, task), failures in self._failures.items()
+            if failures[-1].kind == INTERRUPTED
+        ]
+
     def failed(self, policies: Mapping[str, Attempts]) -> bool:
         """Whether a task had failed for good, so that the run had failed already."""
         return any(
@@ -93,6 +106,7 @@ def read_past(
     run: str,
     done: Callable[[str, str], bool],
     problem: Callable[[str], None],
+    started: Mapping[tuple[str, str], int] | None = None,
 ) -> Past:
     """Read what a run has begun and not finished, and record the end of the attempts that died with its runtime.
 
@@ -108,13 +122,15 @@ def read_past(
         ``done(step, task)`` tells which tasks have committed.
     problem : callable
         Is given a line for each thing that cannot be read.
+    started : mapping of (step, task id) to int, optional
+        Attempts that an index knows to have started: one that has written nothing has left no trace in the datastore.
     """
     jobs, rows = _submitted(storage, flow, run, done, problem)
-    newest: dict[tuple[str, str], int] = {}
+    newest = {place: attempt for place, attempt in (started or {}).items() if not done(*place)}
     for step, task, attempt in rows:
         newest[step, task] = max(attempt, newest.get((step, task), -1))
     failures: dict[tuple[str, str], list[Failure]] = {}
-    for step, task in _begun(storage, flow, run):
+    for step, task in dict.fromkeys((*newest, *_begun(storage, flow, run))):
         if done(step, task):
             continue
         tried = [attempt for attempt in attempts(storage, flow, run, step, task) if attempt < _MOST_ATTEMPTS]

@@ -44,6 +44,8 @@ CANCEL_CHECK = 1.0
 """Seconds between two looks for a request to cancel."""
 REMOTE_CANCEL_CHECK = 5.0
 """The same where each look is a call over a network."""
+DETACHED = "left with --detach"
+"""Why a run was left that its user asked to leave."""
 _HANGUP = getattr(signal, "SIGHUP", None)
 """What a process gets when its terminal is closed; not on Windows."""
 
@@ -107,7 +109,8 @@ class Runtime:
         self._detach = detach
         self._answers = answers
         self._asking = False
-        self._left: str | None = None
+        self.left: str | None = None
+        """Why this runtime has let go of the run while it goes on elsewhere."""
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
         self._ahead = time.time() - time.monotonic()
         self._beat_at = self._now() + HEARTBEAT_INTERVAL
@@ -135,7 +138,7 @@ class Runtime:
             self._release_signals(wakeup)
             self.store.patience = patience
         try:
-            return self._end() if self._left is None else self._leave(self._left)
+            return self._end() if self.left is None else self._leave(self.left)
         except Conflict:
             self._give_up()
             raise
@@ -146,13 +149,13 @@ class Runtime:
         if self._catch_up is not None:
             self._catch_up.report = self._report_failure
             self._catch_up.begin(self.executors, now=self._now())
-        while self.scheduler.state == "running" and self._left is None:
+        while self.scheduler.state == "running" and self.left is None:
             if not self._is_ours(wakeup):
                 continue
             self._launch()
             self._flush()
             if self._detach and self._can_leave():
-                self._left = "left with --detach"
+                self.left = DETACHED
                 break
             self._wait(wakeup)
             self._act_on_signals()
@@ -377,7 +380,7 @@ class Runtime:
             number = self._signals.pop(0)
             elsewhere = self._elsewhere() if self._stopping is None else 0
             if number == _HANGUP and elsewhere:
-                self._left = "its terminal was closed"
+                self.left = "left as its terminal was closed"
                 return
             if number == signal.SIGINT and elsewhere and self._answers is not None and not self._asking:
                 self._asking = True
@@ -406,7 +409,7 @@ class Runtime:
         if answer.strip().lower() in (b"y", b"yes"):
             self._stop("stopped by Ctrl-C", now=False)
         else:
-            self._left = "left by Ctrl-C"
+            self.left = "left by Ctrl-C"
 
     def _cancel_request(self) -> str | None:
         """Who asked the run to stop, if somebody did."""

@@ -63,6 +63,8 @@ class Scheduler:
     clones : mapping of str to mapping of str to Transition
         By step and task id: tasks that are taken from another run and finish at once, with the transition that
         they made there (`flowkit.runtime.resume.Plan.transitions`).
+    going_on : bool, default False
+        `clones` are what this very run has done already, before its runtime died: they count as succeeded.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Scheduler:
         max_width: int = 10_000,
         executor_of: Callable[[str], str] | None = None,
         clones: Mapping[str, Mapping[str, Transition]] | None = None,
+        going_on: bool = False,
     ) -> None:
         self.graph = graph
         self._nodes = graph.nodes
@@ -82,6 +85,7 @@ class Scheduler:
         self._max_width = max_width
         self._executor = {name: executor_of(name) if executor_of else "local" for name in graph.nodes}
         self._clones = clones or {}
+        self._taken = _SUCCEEDED if going_on else _CLONED
         self._queues = {name: Ready() for name in self._executor.values()}
         self._fallback = {name: self._executor[name] for name in graph.nodes if _is_local(self._executor[name])}
         if any(item.fallback and name not in self._fallback for name, item in attempts.items()):
@@ -469,8 +473,8 @@ class Scheduler:
             if transition is None:
                 missing.append(index)
             else:
-                self._counts[node.name][_CLONED] += 1
-                yield _Done(ref, 0, Place(group, index), transition, _CLONED)
+                self._counts[node.name][self._taken] += 1
+                yield _Done(ref, 0, Place(group, index), transition, self._taken)
         if missing:
             self._add_children(group, node, missing)
 
@@ -495,8 +499,8 @@ class Scheduler:
         ref = TaskRef(step, coordinates)
         transition = self.clone_of(ref, gang) if step in self._clones else None
         if transition is not None:
-            self._counts[step][_CLONED] += gang or 1
-            todo.append(iter([_Done(ref, gang, place, transition, _CLONED)]))
+            self._counts[step][self._taken] += gang or 1
+            todo.append(iter([_Done(ref, gang, place, transition, self._taken)]))
             return
         self._counts[step][_PENDING] += gang or 1
         self._queue_of(step).add(Task(Launch(step, coordinates, parents, split, gang=gang), place))

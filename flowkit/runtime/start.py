@@ -48,6 +48,8 @@ class RunRequest(NamedTuple):
     clones : tuple of str
         The steps of which tasks are taken over: their ``clones.json`` are written next, before anything starts. One
         that is missing tells that the run never came to start anything.
+    run_options : mapping
+        Options of the command that began it which hold for the whole run, for who takes it over: plain JSON values.
     package : mapping or None
         Its code package (`flowkit.runtime.bootstrap.StoredPackage` as a dict), where something runs elsewhere.
     """
@@ -61,6 +63,7 @@ class RunRequest(NamedTuple):
     origin: str | None = None
     rerun: str | None = None
     clones: tuple[str, ...] = ()
+    run_options: Mapping[str, Any] = NOTHING
     package: Mapping[str, Any] | None = None
 
 
@@ -118,6 +121,7 @@ def _parameters_manifest(
         "graph": describe(definition),
         "with": list(request.decospecs),
         "options": dict(request.options),
+        "run_options": dict(request.run_options),
         "namespace": request.namespace,
         "user": request.user,
         "tags": list(request.tags),
