@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowkit.datastore.layout import clones_file
+from flowkit.datastore.layout import clones_file, log_piece
 from flowkit.datastore.lease import read_holder
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
 from flowkit.datastore.many import mapped_over
@@ -339,10 +339,18 @@ def _task(
         return None  # an empty folder: nothing is known to have begun
     failure = read_failure(storage, flow, run, step, task, tried[-1])
     if failure is None:
-        return TaskRecord(flow, run, step, task, "running", tried[-1])
+        return TaskRecord(
+            flow, run, step, task, "running", tried[-1], _first_words(storage, flow, run, step, task, tried[-1])
+        )
     state: State = "cancelled" if failure.kind == "cancelled" else "failed"
     times = failure.started or None, failure.ended or None
     return TaskRecord(flow, run, step, task, state, tried[-1], *times, failure.message)
+
+
+def _first_words(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> float | None:
+    """Return when an attempt wrote the first piece of its log: the earliest that is known of it."""
+    info = storage.info(log_piece(flow, run, step, task, attempt, 1))
+    return None if info is None else info.modified
 
 
 def _cloned(storage: Storage, flow: str, run: str, step: str, problem: Callable[[str], None]) -> Iterator[TaskRecord]:

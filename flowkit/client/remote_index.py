@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from flowkit.client.rebuild import run_from_datastore, still_held, tasks_from_datastore
 from flowkit.datastore.layout import run_file, tags_file
@@ -23,7 +23,7 @@ from flowkit.datastore.runs import list_flows, list_runs, read_end, read_tags, w
 from flowkit.datastore.sealed import Damaged, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import DataError, FlowkitError, NotFound, StoreError
-from flowkit.metadata.liveness import boot_id, host_name, this_process
+from flowkit.metadata.liveness import boot_id, host_name, process_start, this_process
 from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
@@ -33,6 +33,8 @@ LOOK_EVERY = 2.0
 """Seconds for which what was read counts as new."""
 MOST_LOST = 10
 """Of the runs that nobody works on, so many of the newest are looked at again in a listing: they may be taken over."""
+WRITERS = "writers"
+"""The folder beside the database with an empty file for each process that writes a run to it."""
 _BATCH = 1_000
 _TRIES = 20
 _WHOLE = ("_parameters", "0")
@@ -65,6 +67,38 @@ class RemoteIndex(SqliteMetadata):
         self._looked: dict[tuple[str, ...], float] = {}
         self._gone: set[tuple[str, str]] = set()
         self._beating: threading.Thread | None = None
+
+    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+        """Insert or update records in one transaction."""
+        super().write(records)
+        for record in records:
+            if isinstance(record, RunRecord) and record.pid == os.getpid():
+                self._note_writer(record)
+
+    def _note_writer(self, record: RunRecord) -> None:
+        """Leave a mark of this process, for as long as it works on the run."""
+        mark = self._mark(record)
+        try:
+            if record.state in FINAL:
+                os.unlink(mark)
+            elif not os.path.exists(mark):
+                os.makedirs(os.path.dirname(mark), exist_ok=True)
+                _remove_old_marks(os.path.dirname(mark))
+                with open(mark, "wb"):
+                    pass
+        except OSError:
+            return  # then others of this machine read the run from the datastore
+
+    def _mark(self, record: RunRecord) -> str:
+        return os.path.join(self.root, WRITERS, f"{record.flow}-{record.run}-{record.pid}-{record.process_start}")
+
+    def _is_written_here(self, record: RunRecord) -> bool:
+        """Whether a process that works on a run writes what becomes of it to this index, and not to another user's."""
+        return (
+            record.state == "running"
+            and (record.host, record.boot_id) == (host_name(), boot_id())
+            and os.path.exists(self._mark(record))
+        )
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 
@@ -102,8 +136,7 @@ class RemoteIndex(SqliteMetadata):
         after: str | None = None,
     ) -> list[TaskRecord]:
         """Return tasks, in the order in which they began."""
-        if after is None:
-            self._find_tasks(flow, run)
+        self._find_tasks(flow, run)
         return super().tasks(flow, run, step, status=status, limit=limit, after=after)
 
     def task(self, flow: str, run: str, step: str, task: str) -> TaskRecord | None:
@@ -166,7 +199,9 @@ class RemoteIndex(SqliteMetadata):
                 self._gone.add((flow, run))
             else:
                 self._take(None, found)
-        going = [record for record in super().runs(flow, RunFilter(status="running")) if not _is_here(record)]
+        going = [
+            record for record in super().runs(flow, RunFilter(status="running")) if not self._is_written_here(record)
+        ]
         going += super().runs(flow, RunFilter(status="lost", limit=MOST_LOST))
         for before, found in zip(going, mapped_over(self._storage, self._read_again, going), strict=True):
             if found is not None:
@@ -192,7 +227,7 @@ class RemoteIndex(SqliteMetadata):
     def _look_at_run(self, flow: str, run: str) -> None:
         """Read one run anew, where it may have changed."""
         record = super().run(flow, run)
-        if (record is not None and _is_here(record)) or not self._is_due("run", flow, run):
+        if (record is not None and self._is_written_here(record)) or not self._is_due("run", flow, run):
             return
         if record is not None and record.state in FINAL:
             tags = read_tags(self._storage, flow, run)
@@ -218,12 +253,12 @@ class RemoteIndex(SqliteMetadata):
         """Read the tasks of a run that the index does not know, or that may have gone on."""
         self._look_at_run(flow, run)
         record = super().run(flow, run)
-        if record is None or _is_here(record):
+        if record is None or self._is_written_here(record):
             return
         over = record.state in FINAL
         if over and super().task(flow, run, *_WHOLE) is not None:
             return
-        if self._is_due("tasks", flow, run):
+        if self._is_due("all tasks" if over else "tasks", flow, run):
             self._read_tasks(flow, run, whole=over)
 
     def _read_tasks(self, flow: str, run: str, *, whole: bool) -> None:
@@ -275,9 +310,12 @@ class RemoteIndex(SqliteMetadata):
         return True
 
 
-def _is_here(record: RunRecord) -> bool:
-    """Whether a process of this machine works on a run, and writes what becomes of it to this index."""
-    return record.state == "running" and record.host == host_name() and record.boot_id == boot_id()
+def _remove_old_marks(folder: str) -> None:
+    """Remove the marks of processes that were killed."""
+    for name in os.listdir(folder):
+        *_, pid, start = name.split("-")
+        if pid.isdigit() and str(process_start(int(pid))) != start:
+            os.unlink(os.path.join(folder, name))
 
 
 def _can_write(folder: str) -> bool:
