@@ -101,6 +101,10 @@ class RemoteExecutor(Executor):
         self._in_flight += sum(max(1, launch.gang) for launch in launches)
         self._order(lambda now: self._jobs.adopt(submissions, launches, now))
 
+    def submitted(self) -> bool:
+        """Whether the service has everything that this was given, and that is on record."""
+        return not self._orders and self._jobs.all_submitted
+
     def file_descriptors(self) -> Sequence[int]:
         """Return the pipe that the thread writes to when it has something to tell."""
         return () if self._closed else (self._wake_loop[0],)
