@@ -59,6 +59,7 @@ def _dump(
     from flowkit.datastore.artifacts import ArtifactReader
     from flowkit.datastore.blobs import Blobs
     from flowkit.datastore.manifests import read_manifest
+    from flowkit.datastore.many import paired_with
 
     storage = session.storage()
     store = session.metadata_store(storage)
@@ -69,7 +70,8 @@ def _dump(
 
     try:
         place = find(session, store, path, least=2)
-        chosen = _chosen(session, place, tasks_of(store, place), manifest_of, private, include)
+        tasks = paired_with(storage, manifest_of, tasks_of(store, place))
+        chosen = _chosen(session, place, tasks, private, include)
         if file is not None:
             _to_file(session, chosen, reader, file)
             return 0
@@ -93,8 +95,7 @@ def _dump(
 def _chosen(
     session: Session,
     place: Place,
-    tasks: Iterator[TaskRecord],
-    manifest_of: Any,
+    tasks: Iterator[tuple[TaskRecord, Manifest | None]],
     private: bool,
     include: tuple[str, ...],
 ) -> Iterator[Chosen]:
@@ -107,8 +108,7 @@ def _chosen(
     """
     missing, seen = set(include), set[str]()
     any_task = None
-    for task in tasks:
-        manifest = manifest_of(task)
+    for task, manifest in tasks:
         if manifest is None:
             reason = f": {one_line(task.reason)}" if task.reason else ""
             session.console.say(f"{_pathspec(task)} has no artifacts: it has not succeeded ({task.state}{reason}).")

@@ -9,6 +9,7 @@ from flowkit.cli.lookup import Place, tasks_of
 from flowkit.cli.run_summary import size
 from flowkit.cli.table import short, table
 from flowkit.datastore.manifests import read_failure, read_manifest
+from flowkit.datastore.many import paired_with
 from flowkit.model.usage import Usage
 
 if TYPE_CHECKING:
@@ -63,19 +64,19 @@ def usage_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _ended(storage: Storage, tasks: Iterable[TaskRecord]) -> Iterator[tuple[TaskRecord, Usage]]:
-    for task in tasks:
-        place = (task.flow, task.run, task.step, task.task)
-        usage = None
-        if task.state == "succeeded":
-            manifest = read_manifest(storage, *place, on_damage=lambda _: None)
-            if manifest is not None:
-                usage = Usage.read(manifest.extra.get("usage"), manifest.started, manifest.ended)
-        else:
-            failure = read_failure(storage, *place, task.attempt)
-            if failure is not None:
-                usage = Usage.read(failure.usage, failure.started or task.started, failure.ended)
+    for task, usage in paired_with(storage, lambda task: _usage_of(storage, task), tasks):
         if usage is not None:
             yield task, usage
+
+
+def _usage_of(storage: Storage, task: TaskRecord) -> Usage | None:
+    place = (task.flow, task.run, task.step, task.task)
+    if task.state == "succeeded":
+        manifest = read_manifest(storage, *place, on_damage=lambda _: None)
+        found = manifest and Usage.read(manifest.extra.get("usage"), manifest.started, manifest.ended)
+        return found or None
+    failure = read_failure(storage, *place, task.attempt)
+    return None if failure is None else Usage.read(failure.usage, failure.started or task.started, failure.ended)
 
 
 def _nothing(step: str) -> dict[str, Any]:

@@ -55,6 +55,13 @@ def mapped_over(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def paired_with(
+    storage: Storage, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[tuple[_Item, _Result]]:
+    """Yield each item with ``function(item)``; see `mapped_over`."""
+    return mapped_over(storage, lambda item: (item, function(item)), items)
+
+
 class ReadAhead(Generic[_Item, _Result]):
     """Reads items by their places, and of a remote storage those that come next, once it is asked for two in a row.
 
