@@ -115,6 +115,26 @@ def test_a_run_does_not_load_the_client_or_any_plugin(workspace) -> None:
     assert _among(_imported(done.output), strangers) == set()
 
 
+ELSEWHERE = {
+    "flowkit.cli.remote",
+    "flowkit.package",
+    "flowkit.runtime.backend",
+    "flowkit.runtime.bootstrap",
+    "flowkit.runtime.launch_list",
+    "flowkit.runtime.remote",
+    "flowkit.runtime.remote_jobs",
+    "flowkit.runtime.submissions",
+    "importlib.metadata",
+}
+"""What only runs need of which steps run elsewhere."""
+
+
+def test_a_run_on_this_machine_loads_nothing_for_others(workspace) -> None:
+    workspace.write("flow.py", HELLO)
+    done = workspace.run("run", "--with", "retry", "--with", "resources:cpu=1", env=REPORTING, check=True)
+    assert _among(_imported(done.output), ELSEWHERE) == set()
+
+
 @pytest.mark.parametrize("command", ["show", "check", "status", "--help", "run --help"])
 def test_a_command_that_runs_nothing_loads_no_runtime(workspace, command) -> None:
     workspace.write("flow.py", HELLO)

@@ -282,7 +282,7 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
         earlier.append((found, attributes))
     for name, chosen in wanted.items():
         for step in definition.steps.values():
-            if step.decorator(name) is None and not (_is_service(name) and services(step)):
+            if step.decorator(name) is None and not (_is_service(chosen[0][0]) and services(step)):
                 for found, attributes in chosen:
                     if found.fits(definition.graph[step.name]):
                         made = found(attributes, inserted_by=origin)
@@ -292,16 +292,18 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
 
 def services(step: StepDefinition) -> list[str]:
     """Return the names of the decorators of a step that have a service carry it out (``batch``, ``kubernetes``)."""
-    return [decorator.name for decorator in step.decorators if _is_service(decorator.name)]
+    return [decorator.name for decorator in step.decorators if _is_service(type(decorator))]
 
 
-def _is_service(name: str) -> bool:
+def _is_service(decorator: type[StepDecorator]) -> bool:
     from flowkit import registry
 
+    name = decorator.name
     if name in registry.TABLES["backends"]:
         return True
-    # The entry points of all packages are looked through only for decorators that are not flowkit's own.
-    return name not in registry.TABLES["decorators"] and name in registry.names("backends")
+    # The entry points of all packages are looked through only where it may be one of them.
+    asks = decorator.executor is not StepDecorator.executor and name not in registry.TABLES["decorators"]
+    return asks and name in registry.names("backends")
 
 
 def _load(name: str, origin: str) -> Any:

@@ -357,6 +357,16 @@ def test_one_step_runs_on_one_service(workspace, service) -> None:
     assert "step 'train' has @docker and @process: one service carries it out" in done.output
 
 
+def test_with_leaves_a_step_on_the_service_that_it_names(workspace, service) -> None:
+    source = FAILING.replace("if self.input == 0", "if False").replace("sleep(3)", "sleep(0)")
+    workspace.write("flow.py", source)
+    # @process stands above train; the other steps would go to a service that refuses to be reached.
+    done = workspace.run("run", "--with", "batch")
+    assert done.returncode == 3
+    assert "step 'start' runs on batch, which cannot reach the datastore" in done.output
+    assert "step 'train'" not in done.output
+
+
 JOBS = """
     import sys
 
