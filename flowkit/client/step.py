@@ -13,6 +13,9 @@ from flowkit.metadata.records import FINAL, RunRecord, StepRecord, TaskRecord
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from flowkit.datastore.many import ReadAhead
+    from flowkit.model.manifest import Manifest
+
 
 class Step(ClientObject):
     """A step of a run: its tasks, newest first.
@@ -38,8 +41,21 @@ class Step(ClientObject):
     def tasks(self, *tags: str) -> Iterator[Task]:
         """Yield the tasks, newest first; none where the run has not all of the tags."""
         if not tags or self.tags.issuperset(tags):
-            for record in reversed(self._records()):
-                yield self._known(record)
+            records = self._records()[::-1]
+            ahead = self._read_ahead(records) if self._connection.storage.remote else None
+            for place, record in enumerate(records):
+                task = self._known(record)
+                task._ahead = None if ahead is None else (ahead, place)
+                yield task
+
+    def _read_ahead(self, records: list[TaskRecord]) -> ReadAhead[TaskRecord, Manifest | None]:
+        """Return what reads the results of tasks, those of the next ones too where a loop looks at one by one."""
+        from flowkit.datastore.many import ReadAhead
+
+        def read(record: TaskRecord) -> Manifest | None:
+            return self._connection.manifest(record.flow, record.run, record.step, record.task)
+
+        return ReadAhead(self._connection.storage, read, records)
 
     @property
     def control_task(self) -> Task | None:

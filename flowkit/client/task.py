@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from flowkit.client.code import Code
+    from flowkit.datastore.many import ReadAhead
 
 
 class Task(ClientObject):
@@ -37,6 +38,7 @@ class Task(ClientObject):
     _depth: ClassVar[int] = 4
     _seen: TaskRecord | None = None
     _commit: Manifest | None = None
+    _ahead: tuple[ReadAhead[TaskRecord, Manifest | None], int] | None = None
 
     def __init__(self, pathspec: str, attempt: int | None = None, *, _namespace_check: bool = True) -> None:
         self._begin(pathspec, attempt, _namespace_check)
@@ -350,7 +352,10 @@ class Task(ClientObject):
 
     def _committed(self) -> Manifest | None:
         """Return the manifest, whatever its attempt."""
-        if self._commit is None:
+        if self._ahead is not None:
+            (ahead, place), self._ahead = self._ahead, None
+            self._commit = ahead[place]
+        elif self._commit is None:
             flow, run, step, task = cast("tuple[str, str, str, str]", self._path[:4])
             self._commit = self._connection.manifest(flow, run, step, task)
         return self._commit
