@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from flowkit.runtime.bootstrap import StoredPackage
     from flowkit.runtime.remote import RemoteExecutor
 
-_MEGABYTE = 1_000_000
-
 
 class Elsewhere:
     """What of a flow runs elsewhere, and how.
@@ -67,7 +65,7 @@ class Elsewhere:
             With everything that is wrong: a datastore that containers cannot reach, what the services say, files
             that cannot be packed.
         """
-        from flowkit.package.files import WARN_BYTES, collect
+        from flowkit.cli.package import build
         from flowkit.runtime.bootstrap import store_package
 
         problems = self._unreachable()
@@ -80,16 +78,7 @@ class Elsewhere:
                 service.close()
         if problems:
             raise FlowInvalid(list(dict.fromkeys(problems)))
-        package = collect(self._session.definition)
-        for path in package.skipped:
-            self._session.console.warn(f"Note: {path} leads out of the flow's folder and is not in its code package.")
-        stored = store_package(self._storage, package)
-        if stored.size > WARN_BYTES:
-            self._session.console.warn(
-                f"Note: the code package has {stored.size / _MEGABYTE:,.0f} MB, which every container loads: leave out "
-                f"what is not needed ({self._session.program} package list, .flowkitignore)."
-            )
-        return stored
+        return store_package(self._storage, build(self._session))
 
     def executors(
         self,
