@@ -12,6 +12,7 @@ from flowkit.exceptions import Problem
 from flowkit.plugins.kubernetes import manifests
 from flowkit.plugins.kubernetes.cluster import Cluster, Refused
 from flowkit.plugins.kubernetes.inventory import cancelled_reason, facts_of, found_job, label_selector
+from flowkit.plugins.kubernetes.pods import is_refusal
 from flowkit.plugins.kubernetes.preflight import preflight_problems
 from flowkit.plugins.kubernetes.rows import JobFacts, JobId, RowBook
 from flowkit.plugins.kubernetes.syntax import object_name
@@ -64,6 +65,7 @@ class KubernetesBackend(Backend):
         self._synced: set[str] = set()
         self._hints_due = 0.0
         self._late_due = 0.0
+        self._events_due: dict[str, float] = {}
         self._hinted: dict[str, str] = {}
         self._has_jobsets: bool | None = None
 
@@ -301,13 +303,26 @@ class KubernetesBackend(Backend):
     def _refuse_images(self, by_key: Mapping[str, tuple[JobId, int]], now: float) -> None:
         """Give up jobs whose image cannot be had: their other rows would wait for the same one."""
         for key in by_key.keys() & self._book.troubled.keys():
-            if key in self._book.doomed:
+            if key in self._book.doomed or not self._book.troubled[key]:
                 continue
-            for index, since in self._book.troubled[key].items():
-                state = self._book.pod(key, index)
-                if state is not None and (state.trouble == "never" or now - since > self.image_patience):
-                    self._doom(by_key[key][0], "image", state.message)
-                    break
+            job = by_key[key][0]
+            why = self._refusal(job, now)
+            if why:
+                self._doom(job, "image", why)
+
+    def _refusal(self, job: JobId, now: float) -> str:
+        """Return why the containers of a job will never start; empty as long as they may."""
+        pod = ""
+        for index, since in self._book.troubled[job.key].items():
+            state = self._book.pod(job.key, index)
+            if state is not None and (state.trouble == "never" or now - since > self.image_patience):
+                return state.message
+            pod = state.pod if state is not None else pod
+        if pod and now >= self._events_due.get(job.key, 0.0):
+            self._events_due[job.key] = now + self.hints_interval
+            said = [text for text in self._events(job.namespace, pod, "Failed") if is_refusal(text)]
+            return said[-1] if said else ""
+        return ""
 
     def _doom(self, job: JobId, cause: Cause, message: str) -> None:
         self._book.doomed[job.key] = (cause, message)
@@ -353,14 +368,22 @@ class KubernetesBackend(Backend):
 
     def _creation_failure(self, job: JobId) -> str:
         """Return why a job has no pods: a quota, a missing account, an admission rule."""
-        page = self._core(
-            "list_namespaced_event",
-            job.namespace,
-            field_selector=f"involvedObject.name={job.name},reason=FailedCreate",
-            limit=10,
-        )
-        events = page.get("items") or []
-        return " ".join(str(events[-1].get("message") or "").split())[:300] if events else ""
+        return next(reversed(self._events(job.namespace, job.name, "FailedCreate")), "")
+
+    def _events(self, namespace: str, name: str, reason: str) -> list[str]:
+        """Return what events say about an object; nothing where we may not read them."""
+        try:
+            page = self._core(
+                "list_namespaced_event",
+                namespace,
+                field_selector=f"involvedObject.name={name},reason={reason}",
+                limit=20,
+            )
+        except Refused as error:
+            if error.status != 403:
+                raise
+            return []
+        return [" ".join(str(item.get("message") or "").split())[:300] for item in page.get("items") or ()]
 
     # -- calls ------------------------------------------------------------------------------------------------------
 

@@ -106,13 +106,16 @@ def _starting(state: PodState, inner: Mapping[str, Any]) -> PodState:
     if reason in _NEVER_STARTS:
         return state._replace(message=told, trouble="never")
     if reason in _PULLING:
-        lasting = reason == "ImagePullBackOff" or any(word in message.lower() for word in _REFUSALS)
-        # ErrImagePull carries the registry's answer, ImagePullBackOff mostly the image's name only.
-        final = lasting and any(word in message.lower() for word in _REFUSALS)
-        return state._replace(message=told, trouble="never" if final else "pull")
+        # At first there is the registry's answer; later often nothing but the name of the image.
+        return state._replace(message=told, trouble="never" if is_refusal(message) else "pull")
     if reason in _MISCONFIGURED:
         return state._replace(message=told, trouble="pull")
     return state
+
+
+def is_refusal(message: str) -> bool:
+    """Whether a registry said no for good: no later try would be answered differently."""
+    return any(word in message.lower() for word in _REFUSALS)
 
 
 def _failed(state: PodState, status: Mapping[str, Any], inner: Mapping[str, Any]) -> PodState:

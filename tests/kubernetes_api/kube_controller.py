@@ -416,7 +416,9 @@ class Controller:
         if not re.fullmatch(r"[a-zA-Z0-9][^\s]*", image):
             return self._wait(namespace, name, "InvalidImageName", f"couldn't parse image name {image!r}")
         if re.search(self.knobs.missing_images, image):
-            self._wait(namespace, name, "ErrImagePull", f'failed to pull image "{image}": not found')
+            message = f'Failed to pull image "{image}": not found'
+            self._wait(namespace, name, "ErrImagePull", message)
+            self._event(pod, "Failed", message)
             return self._after(
                 0.2, lambda: self._wait(namespace, name, "ImagePullBackOff", f'Back-off pulling image "{image}"')
             )

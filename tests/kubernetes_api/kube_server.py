@@ -155,6 +155,13 @@ class KubernetesApi:
         """Return pods."""
         return self.store.items("pods", namespace, labels)
 
+    def words(self, pod: dict[str, Any]) -> bytes:
+        """Return what the container of a pod has written; nothing where it has not begun."""
+        try:
+            return self.controller.log(pod["metadata"]["namespace"], pod["metadata"]["name"], None)
+        except Refusal:
+            return b""
+
     def count(self) -> dict[str, int]:
         """Return how often each kind of call came."""
         return dict(self.requests)

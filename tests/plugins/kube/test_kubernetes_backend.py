@@ -130,8 +130,18 @@ def test_an_image_that_does_not_exist_ends_all_rows_with_what_the_registry_said(
     job = backend.submit(submission("true", rows=3, image="no/such:1"))
     seen = Seen(backend, {job: 3}).ended()
     assert {state.cause for state in seen.last.values()} == {"image"}
-    assert "not found" in seen.last[(job, 0)].message
+    assert 'Failed to pull image "no/such:1": not found' in seen.last[(job, 0)].message
     assert kubernetes_api.requests["DELETE pods"] <= 3, "in bulk"
+
+
+def test_what_the_registry_said_is_looked_up_where_it_was_missed(backend, kubernetes_api) -> None:
+    kubernetes_api.set(missing_images="^no/such")
+    job = backend.submit(submission("true", image="no/such:1"))
+    until = time.monotonic() + SOON
+    while not any("BackOff" in str(pod["status"]) for pod in kubernetes_api.pods()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert "not found" in Seen(backend, {job: 1}).ended().only().message
 
 
 def test_an_image_that_is_slow_to_come_is_waited_for(backend, kubernetes_api) -> None:

@@ -1,0 +1,249 @@
+"""Flows whose steps run on Kubernetes: the real client, a loopback API whose pods are processes, S3 by moto."""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+boto3 = pytest.importorskip("boto3")
+moto_server = pytest.importorskip("moto.server")
+
+ACCOUNT = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """An S3."""
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="id", aws_secret_access_key="key", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="runs")
+    client.close()
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def cluster(workspace: Any, kubernetes_api: Any, endpoint: str) -> Any:
+    """A workspace whose user has a cluster and a bucket; the nodes of the cluster may read the bucket."""
+    workspace.env = {name: value for name, value in workspace.env.items() if not name.startswith("AWS_")}
+    workspace.env.update(
+        ACCOUNT,
+        FLOWKIT_S3_ENDPOINT_URL=endpoint,
+        FLOWKIT_DATASTORE=f"s3://runs/{uuid.uuid4().hex}",
+        FLOWKIT_SKIP_INSTALL="true",
+        KUBECONFIG=str(kubernetes_api.kubeconfig(workspace.home / "kubeconfig")),
+    )
+    kubernetes_api.set(node_environment=ACCOUNT)
+    return workspace
+
+
+def until(done: Callable[[], Any]) -> Any:
+    """Wait for something to be true, and return it."""
+    deadline = time.monotonic() + 60
+    while not (found := done()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+FAN = """
+    import os
+
+    from flowkit import FlowSpec, kubernetes, retry, step
+
+
+    class Fan(FlowSpec):
+        @step
+        def start(self):
+            self.items = list(range(5))
+            self.next(self.each, foreach="items")
+
+        @retry(times=1, minutes_between_retries=0)
+        @kubernetes(secrets=["db"], memory=500, image="registry.example.com/fan:3")
+        @step
+        def each(self):
+            from flowkit import current
+
+            print("item", self.input)
+            if self.input == 3 and current.retry_count == 0:
+                raise ValueError("made to fail")
+            self.square = self.input**2
+            self.known = len(os.environ["TOKEN"])
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            self.squares = [task.square for task in inputs]
+            self.known = {task.known for task in inputs}
+            self.next(self.end)
+
+        @kubernetes
+        @step
+        def end(self):
+            print("squares", self.squares, self.known)
+
+
+    if __name__ == "__main__":
+        Fan()
+"""
+
+
+def test_a_foreach_of_five_is_one_indexed_job(cluster, kubernetes_api) -> None:
+    token = base64.b64encode(b"open-sesame-1").decode()
+    kubernetes_api.put("secrets", {"metadata": {"name": "db", "namespace": "default"}, "data": {"TOKEN": token}})
+    cluster.write("flow.py", FAN)
+    done = cluster.run("run", check=True)
+    assert "squares [0, 1, 4, 9, 16] {13}" in done.stdout
+    assert "made to fail" in done.output
+    jobs = kubernetes_api.store.items("jobs")
+    assert sorted(job["spec"]["completions"] for job in jobs) == [1, 1, 5], "only what failed was submitted again"
+    assert kubernetes_api.requests["POST jobs"] == 3
+    assert {job["metadata"]["labels"]["flowkit/user"] for job in jobs} == {"tester"}
+    assert "open-sesame" not in str(jobs)
+    assert cluster.run("logs", "1/each/4", check=True).stdout == "item 4\n"
+    assert "4/each" not in cluster.run("kubernetes", "list", check=True).stdout
+
+
+ONE = """
+    import os
+    import time
+
+    from flowkit import FlowSpec, current, kubernetes, step
+
+
+    class One(FlowSpec):
+        @kubernetes({attributes})
+        @step
+        def start(self):
+            print("begun", flush=True)
+            {body}
+            self.attempt = current.retry_count
+            self.next(self.end)
+
+        @step
+        def end(self):
+            print("attempt", self.attempt)
+
+
+    if __name__ == "__main__":
+        One()
+"""
+
+
+def test_a_step_that_takes_too_much_memory(cluster) -> None:
+    eat = 'data = [bytes(50_000_000) and b"x" * 50_000_000 for _ in range(40)]; time.sleep(30)'
+    cluster.write("flow.py", ONE.format(attributes='memory=400, qos="guaranteed"', body=eat))
+    failed = cluster.run("run", check=1)
+    assert "memory" in failed.output
+
+
+def test_an_image_that_does_not_exist(cluster, kubernetes_api) -> None:
+    kubernetes_api.set(missing_images="^no/such")
+    cluster.write("flow.py", ONE.format(attributes='image="no/such:1"', body="pass"))
+    failed = cluster.run("run", check=1)
+    assert 'Failed to pull image "no/such:1": not found' in failed.output
+    assert kubernetes_api.requests["POST jobs"] == 1, "no retry mends that"
+
+
+def test_a_task_that_is_evicted_is_started_again_in_the_same_attempt(cluster, kubernetes_api) -> None:
+    wait = 'time.sleep(0 if os.environ.get("AGAIN") else 60)'
+    cluster.write("flow.py", ONE.format(attributes="", body=wait))
+    process = cluster.start("run")
+    pod = until(lambda: [pod for pod in kubernetes_api.pods() if b"begun" in kubernetes_api.words(pod)])[0]
+    kubernetes_api.set(node_environment={**ACCOUNT, "AGAIN": "1"})
+    kubernetes_api.evict("default", pod["metadata"]["name"])
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert "attempt 0" in out
+    assert "the machine was reclaimed" in out + err
+
+
+GANG = """
+    from flowkit import FlowSpec, current, kubernetes, parallel, step
+
+
+    class Gang(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.work, num_parallel=3)
+
+        @kubernetes
+        @parallel
+        @step
+        def work(self):
+            gang = current.parallel
+            self.seen = (gang.node_index, gang.num_nodes, gang.main_ip)
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            print("nodes", sorted(task.seen[:2] for task in inputs))
+            print("main", {task.seen[2] for task in inputs})
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+
+    if __name__ == "__main__":
+        Gang()
+"""
+
+
+def test_a_gang_is_one_job_of_three_nodes(cluster, kubernetes_api) -> None:
+    cluster.write("flow.py", GANG)
+    done = cluster.run("run", check=True)
+    assert "nodes [(0, 3), (1, 3), (2, 3)]" in done.stdout
+    (job,) = kubernetes_api.store.items("jobs")
+    name = job["metadata"]["name"]
+    assert f"main {{'{name}-0.{name}'}}" in done.stdout
+    assert kubernetes_api.resolve(f"{name}-0.{name}") is not None
+
+
+def test_a_killed_job_is_told_as_deleted_by_somebody(cluster, kubernetes_api) -> None:
+    cluster.env["FLOWKIT_INFRASTRUCTURE_RETRIES"] = "0"
+    cluster.write("flow.py", ONE.format(attributes="", body="time.sleep(60)"))
+    process = cluster.start("run")
+    until(lambda: [pod for pod in kubernetes_api.pods() if b"begun" in kubernetes_api.words(pod)])
+    listed = cluster.run("kubernetes", "list", check=True).stdout
+    assert "start" in listed
+    cluster.run("kubernetes", "kill", check=True)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out + err
+    assert "deleted" in out + err
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ({"namespace": "nowhere"}, "the cluster has no namespace 'nowhere'"),
+        ({"denied": {"create jobs"}}, "not allowed in the namespace default: create jobs"),
+        ({"token": "renewed"}, "does not accept the credentials"),
+        ({"unreachable": True}, "does not answer"),
+        ({"local": True}, "cannot reach the datastore"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_run_begins(cluster, kubernetes_api, trouble, words) -> None:
+    attributes = f'namespace="{trouble.pop("namespace")}"' if "namespace" in trouble else ""
+    cluster.write("flow.py", ONE.format(attributes=attributes, body="pass"))
+    if trouble.pop("unreachable", False):
+        path = cluster.home / "kubeconfig"
+        path.write_text(path.read_text().replace(kubernetes_api.url, "http://127.0.0.1:1"))
+    if trouble.pop("local", False):
+        del cluster.env["FLOWKIT_DATASTORE"]
+    kubernetes_api.set(**trouble)
+    failed = cluster.run("run", check=3)
+    assert words in failed.output
+    assert "Traceback" not in failed.output
+    assert kubernetes_api.requests["POST jobs"] == 0
