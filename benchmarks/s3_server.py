@@ -117,7 +117,7 @@ class Server:
         return file, headers, start, os.fstat(file.fileno()).st_size - start
 
     def _store(
-        self, path: str, headers: dict[str, str], pieces: Iterator[bytes], only_new: bool, match: str | None
+        self, path: str, headers: dict[str, str], pieces: Iterator[bytes | str], only_new: bool, match: str | None
     ) -> str:
         if only_new and os.path.exists(path):
             for _ in pieces:
@@ -130,8 +130,12 @@ class Server:
         part = f"{self.folder}/.part-{uuid.uuid4().hex}"
         with open(part, "wb") as file:
             file.write(_HEADER.pack(len(head) + _HEADER.size) + head)
+            file.flush()
             for piece in pieces:
-                file.write(piece)
+                if isinstance(piece, str):
+                    _append(file, piece)
+                else:
+                    file.write(piece)
         try:
             if match is not None:
                 opened, found, _, _ = self._open(path)
@@ -300,16 +304,24 @@ class Server:
         with open(os.path.join(folder, "headers")) as file:
             first = json.load(file)
 
-        def pieces() -> Iterator[bytes]:
-            for name in parts:
-                with open(os.path.join(folder, name), "rb") as part:
-                    while piece := part.read(_CHUNK):
-                        yield piece
-
-        etag = self._store(path, first, pieces(), headers.get("if-none-match") == "*", headers.get("if-match"))
+        etag = self._store(
+            path,
+            first,
+            (os.path.join(folder, name) for name in parts),
+            headers.get("if-none-match") == "*",
+            headers.get("if-match"),
+        )
         shutil.rmtree(folder)
         name = "CompleteMultipartUploadResult"
         return f"<{name} {_NAMESPACE}><ETag>{escape(etag)}</ETag></{name}>".encode()
+
+
+def _append(file: BinaryIO, path: str) -> None:
+    """Append a file to another one, within the system."""
+    with open(path, "rb") as part:
+        left = os.fstat(part.fileno()).st_size
+        while left:
+            left -= os.sendfile(file.fileno(), part.fileno(), None, left)  # type: ignore[arg-type]
 
 
 def _send(sock: socket.socket, status: int, content: bytes, headers: dict[str, str], length: int | None = None) -> None:
