@@ -342,6 +342,31 @@ def test_each_executor_has_a_queue_of_its_own():
     assert drive.take(None, executor="nowhere") == []
 
 
+def test_a_fallback_is_carried_out_here_whoever_carries_the_step_out():
+    attempts = {"train": Attempts(fallback=True)}
+    drive = Drive(FOREACH, attempts, executor_of=lambda step: "batch")
+    assert drive.scheduler.executors == ("batch", "local")
+    drive.take(executor="batch")
+    drive.finish("start/0", width=2)
+    drive.take(executor="batch")
+    assert drive.fail("train/0", Failure("evicted", "")).action == "fallback"
+    assert drive.fail("train/1", KILLED).action == "fallback"
+    assert drive.take(executor="batch", now=1.0) == []
+    assert drive.take(1, now=1.0) == ["train/0"]
+    assert (drive.scheduler.busy("local"), drive.scheduler.busy("batch")) == (1, 0)
+    drive.finish("train/0")
+    # A late commit withdraws what waits in the other queue.
+    drive.finish("train/1", attempt=0)
+    assert drive.scheduler.waiting("local") == 0
+    assert drive.take(executor="batch", now=1.0) == ["join/0"]
+
+
+def test_without_a_fallback_elsewhere_there_is_no_queue_for_one():
+    assert Drive(FOREACH, executor_of=lambda step: "batch").scheduler.executors == ("batch",)
+    lanes = Drive(FOREACH, {"train": Attempts(fallback=True)}, executor_of=lambda step: "local gpu=1")
+    assert lanes.scheduler.executors == ("local gpu=1",)
+
+
 def test_too_many_kinds_of_ends_for_a_byte():
     names = [f"s{number}" for number in range(300)]
     steps = {"start": "foreach pick", "pick": "switch " + " ".join(names), "join": "join linear end", "end": "end"}
@@ -600,6 +625,14 @@ def test_no_retry_once_the_run_has_failed():
     drive.fail("train/0", Failure("error", "", retry=False))
     decision = drive.fail("train/1", KILLED)
     assert (decision.action, decision.why) == ("failed", "the run has stopped: no retry")
+
+
+def test_what_is_taken_back_after_a_failure_is_cancelled_and_has_not_failed():
+    drive = half_done()
+    drive.fail("train/0")
+    assert drive.fail("train/1", Failure("cancelled", "")).action == "cancelled"
+    assert list(drive.scheduler.failures) == [ref("train", 0)]
+    assert drive.state == "failed"
 
 
 def test_fail_fast_asks_for_the_end_of_what_runs():
