@@ -289,21 +289,31 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
 
 
 MOTO = """
-import logging, sys
-from moto.server import ThreadedMotoServer
+import logging, sys, threading
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
+serve, one_by_one = DomainDispatcherApplication.__call__, threading.Lock()
+def conditional(self, environ, start):
+    if "HTTP_IF_MATCH" not in environ and "HTTP_IF_NONE_MATCH" not in environ:
+        return serve(self, environ, start)
+    with one_by_one:
+        return serve(self, environ, start)
+DomainDispatcherApplication.__call__ = conditional
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(*server.get_host_and_port(), file=sys.__stdout__, flush=True)
 sys.stdin.read()
 """
-"""Ends with its input, so also when whoever started it is killed."""
+"""Ends with its input, so also when whoever started it is killed. Conditional writes are looked at and carried out
+without another one in between, as S3 does it, and moto does not by itself."""
 
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """The URL of a server that plays AWS on this machine: S3, Batch, Secrets Manager and others, for this worker."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "COVERAGE_"))}
+    # So that a few kilobytes are enough to be uploaded in parts.
+    environment |= {"S3_UPLOAD_PART_MIN_SIZE": "256", "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": "5000000"}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as process:

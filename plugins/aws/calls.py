@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from flowkit.exceptions import StoreError
 from flowkit.plugins.aws import session
 from flowkit.plugins.aws.errors import Interrupted, code_of, expired, explained, retried, status_of, transient
 from flowkit.plugins.aws.parts import Buffer
@@ -55,7 +56,7 @@ class Calls:
 
         The call is told whether to try the quick way: only the first time, since the client knows more of errors.
         """
-        first = renewed = True
+        first = fresh = True
 
         def once() -> T:
             nonlocal first
@@ -65,16 +66,21 @@ class Calls:
         while True:
             try:
                 answer = retried(once, answered=lambda: self._answered)
+            except KeyError as error:
+                raise StoreError(
+                    f"cannot {action} s3://{self.name}/{key}: what answers is not S3 (no {error} in an answer)",
+                    "look at FLOWKIT_S3_ENDPOINT_URL and AWS_ENDPOINT_URL",
+                ) from error
             except (Absent, Refused, PastEnd):
                 self._answered = self._exists = True
                 raise
             except Exception as error:
                 if not self._known(error):
                     raise
-                if expired(error) and renewed:
-                    renewed = False
-                    session.forget()
-                    continue
+                if expired(error) and fresh:
+                    fresh = False
+                    if session.renewed(self.role):
+                        continue
                 raise self._outcome(error, action, key) from error
             self._answered = self._exists = True
             return answer
@@ -97,7 +103,7 @@ class Calls:
         if wire is None:
             return None
         reply = wire.request(method, key, headers, query=query, body=body, into=into, most=most)
-        if reply.status in (200, 204, 206) and (reply.status == 206 or "range" not in headers):
+        if reply.status == 206 or (reply.status in (200, 204) and "range" not in headers and _complete(method, reply)):
             self._odd = 0
             return reply
         if reply.status in (429, 500, 502, 503, 504):
@@ -155,3 +161,9 @@ class Calls:
 
     def _endpoint(self) -> str:
         return session.s3_endpoint() or ""
+
+
+def _complete(method: str, reply: Reply) -> bool:
+    """Whether a successful answer has what one of S3 has."""
+    needed = {"HEAD": ("etag", "last-modified", "content-length"), "GET": ("etag",), "PUT": ("etag",)}
+    return all(name in reply.headers for name in needed.get(method, ()))

@@ -127,7 +127,8 @@ class S3Storage(Storage):
         """Write an object in the place of one that still has the given version.
 
         Where the answer to a write that was made is lost and somebody replaces what it wrote before that is noticed,
-        the answer is False.
+        the answer is False. Without encryption by KMS the same content has the same version: who must be told apart
+        writes something of its own.
         """
         key = self._key(path)
         if not self._tested:

@@ -40,7 +40,6 @@ _lock = threading.RLock()
 _clients: dict[_Key, Any] = {}
 _wires: dict[tuple[str, str | None, str | None], Wire | None] = {}
 _sessions: dict[str | None, Any] = {}
-_boto3_sessions: dict[str | None, Any] = {}
 _warm = False
 
 
@@ -141,7 +140,21 @@ def forget() -> None:
     with _lock:
         _drop()
         _sessions.clear()
-        _boto3_sessions.clear()
+
+
+def renewed(role: str | None = None) -> bool:
+    """Drop all clients after credentials have expired; return whether there are other ones now."""
+    with _lock:
+        old = _keys(role)
+        forget()
+        return _keys(role) != old
+
+
+def _keys(role: str | None) -> tuple[str, str | None] | None:
+    with _configuration_errors():
+        found = _session(role).get_credentials()
+        frozen = found.get_frozen_credentials() if found is not None else None
+    return None if frozen is None else (str(frozen.access_key), frozen.token)
 
 
 def _drop() -> None:
@@ -159,7 +172,6 @@ def _after_fork() -> None:
     _drop()
     if not _warm:
         _sessions.clear()
-        _boto3_sessions.clear()
 
 
 if hasattr(os, "register_at_fork"):

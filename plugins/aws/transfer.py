@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 THREADS = 10
 """Requests of one large transfer under way at once."""
+PAGE = 1000
+"""Entries of a listing that come with one request: the service's own limit."""
 LARGEST_COPY = 5 << 30
 """Bytes that the service copies in one request."""
 WRITER = "flowkit-writer"
@@ -244,7 +246,7 @@ class Bucket(Calls):
 
     def pages(self, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing, as ``list_objects_v2`` gives them (at most 1,000 entries each)."""
-        options: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "Delimiter": delimiter}
+        options: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "Delimiter": delimiter, "MaxKeys": PAGE}
         while True:
             page = self.call("list", prefix, lambda _: self.client().list_objects_v2(**options))
             yield page
