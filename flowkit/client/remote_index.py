@@ -243,7 +243,7 @@ class RemoteIndex(SqliteMetadata):
         where = (found.flow, found.run)
         if before is not None and found.state in FINAL and super().task(*where, *_WHOLE) is not None:
             self._read_tasks(*where, whole=True)  # before its end makes them look complete
-        self.write([found])
+        super().write([found])
         if before is not None:
             self._set_tags(*where, found.tags)
 
@@ -268,9 +268,9 @@ class RemoteIndex(SqliteMetadata):
         for found in tasks_from_datastore(self._storage, flow, run, lambda _: None, known):
             (last if (found.step, found.task) == _WHOLE else batch).append(found)
             if len(batch) >= _BATCH:
-                self.write(batch)
+                super().write(batch)
                 batch = []
-        self.write([*batch, *(last if whole else ())])
+        super().write([*batch, *(last if whole else ())])
 
     # -- tags -----------------------------------------------------------------------------------------------------
 
