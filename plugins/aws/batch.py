@@ -82,6 +82,8 @@ class BatchBackend(Backend):
             if error.answered and not error.transient:
                 self._definitions.clear()
             raise
+        if not answer.get("jobId"):
+            raise BackendError("AWS Batch told no job's id", transient=True, answered=False)
         return str(answer["jobId"])
 
     def find(self, name: str) -> str | None:

@@ -12,10 +12,12 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.decorators.attributes import items, number
-from flowkit.runtime.backend import RemoteRun, Submission
+
+if TYPE_CHECKING:
+    from flowkit.runtime.backend import RemoteRun, Submission
 
 MAX_ROWS = 10_000
 """Rows of an array; one row is a job without an array."""

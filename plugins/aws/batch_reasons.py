@@ -26,6 +26,8 @@ _TEXTS: tuple[tuple[Cause, str], ...] = (
 )  # fmt: skip
 _BY_TEXT = tuple((cause, re.compile(pattern, re.IGNORECASE)) for cause, pattern in _TEXTS)
 _ESSENTIAL = re.compile(r"essential container in task exited", re.IGNORECASE)
+_EMPTY = re.compile(r"essential container in task exited|task failed to start", re.IGNORECASE)
+"""What says nothing beside the container's own reason."""
 _KILLED = (137, 143)
 
 
@@ -50,13 +52,18 @@ def ending(job: Mapping[str, Any]) -> Ending:
     detail = _line(container.get("reason"))
     status = container.get("exitCode")
     exit_status = status if isinstance(status, int) else None
-    message = detail if not reason or (detail and _ESSENTIAL.search(reason)) else reason
-    return Ending(_cause(job, reason, detail, exit_status), message, exit_status)
+    return Ending(_cause(job, reason, detail, exit_status), _message(reason, detail), exit_status)
 
 
 def waiting(job: Mapping[str, Any]) -> str:
     """Return what the service says about a job that waits for a machine; empty where it says nothing."""
     return _line(job.get("statusReason"))
+
+
+def _message(reason: str, detail: str) -> str:
+    if not detail or not reason:
+        return detail or reason
+    return detail if _EMPTY.search(reason) else f"{reason} ({detail})"
 
 
 def _cause(job: Mapping[str, Any], reason: str, detail: str, exit_status: int | None) -> Cause:

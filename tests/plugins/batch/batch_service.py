@@ -165,7 +165,9 @@ class BatchService:
 
     def out_of_memory(self, name: str) -> None:
         """Kill a container for its memory."""
-        self._kill(name, {"reason": OUT_OF_MEMORY, "exitCode": 137, "statusReason": "Essential container in task exited"})
+        self._kill(
+            name, {"reason": OUT_OF_MEMORY, "exitCode": 137, "statusReason": "Essential container in task exited"}
+        )
 
     def time_out(self, name: str) -> None:
         """End a job as the service does at ``attemptDurationSeconds``."""
@@ -230,7 +232,6 @@ class BatchService:
             "PATH": os.environ["PATH"],
             "HOME": unit.folder,
             **({} if "TMPDIR" not in os.environ else {"TMPDIR": os.environ["TMPDIR"]}),
-            "FLOWKIT_TEST_WORKSPACE": "",
             "AWS_ACCESS_KEY_ID": "of-the-role",
             "AWS_SECRET_ACCESS_KEY": "of-the-role",
             **{pair["name"]: pair["value"] for pair in given},
@@ -360,12 +361,12 @@ class BatchService:
             self.calls[operation] += 1
             if self.throttle[operation] > 0:
                 self.throttle[operation] -= 1
-                return 429, {"x-amzn-errortype": "TooManyRequestsException"}, json.dumps({"message": "Too Many Requests"})
+                return _refused(429, "TooManyRequestsException")
             with self._lock:
                 told = answer(response)
             if self.lose[operation] > 0:
                 self.lose[operation] -= 1
-                return 500, {"x-amzn-errortype": "ServerException"}, json.dumps({"message": "the answer was lost"})
+                return _refused(500, "ServerException")
             return told
 
         return answered
@@ -487,6 +488,10 @@ def _container(job: models.Job) -> tuple[dict[str, Any], dict[str, Any]]:
         overrides = sent.get("nodeOverrides", {}).get("nodePropertyOverrides", [{}])
         return ranges[0]["container"], overrides[0].get("containerOverrides", {})
     return definition.container_properties, sent.get("containerOverrides", {})
+
+
+def _refused(status: int, code: str) -> tuple[str, dict[str, Any]]:
+    return json.dumps({"message": "asked for by a test"}), {"status": status, "x-amzn-errortype": code}
 
 
 _SUBMIT = responses.BatchResponse.submitjob
