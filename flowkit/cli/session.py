@@ -80,7 +80,8 @@ class Session:
 
         self.decospecs = tuple(dict.fromkeys((*self.decospecs, *decospecs)))
         attach(self.definition, self.decospecs)
-        problems = lint(self.definition.graph)
+        marks = {each.name for step in self.definition.steps.values() for each in step.decorators if each.gang}
+        problems = lint(self.definition.graph, marks)
         problems += configure_all(self.definition, self.options)
         if problems:
             raise FlowInvalid(problems)

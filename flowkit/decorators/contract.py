@@ -220,6 +220,8 @@ class StepDecorator(Decorator):
 
     outermost: ClassVar[bool] = False
     """Whether ``--with`` puts it around the decorators that stand in the source, and not inside them."""
+    gang: ClassVar[bool] = False
+    """Whether it marks the step of a gang, as ``@parallel`` does."""
 
     @classmethod
     def fits(cls, node: Node) -> bool:

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flowkit.context import current
 from flowkit.decorators.attach import step_decorator
 from flowkit.decorators.contract import StepDecorator, TaskContext
+from flowkit.exceptions import TaskError
+from flowkit.settings import variable
 
 if TYPE_CHECKING:
     from flowkit.model.graph import Node
+
+_TIMEOUT = 600.0
+"""Seconds that nodes wait for the name of their control node, where nobody says otherwise."""
 
 
 class ParallelInfo(NamedTuple):
@@ -43,6 +48,7 @@ class Parallel(StepDecorator):
     """
 
     name = "parallel"
+    gang = True
 
     @classmethod
     def fits(cls, node: Node) -> bool:
@@ -56,11 +62,51 @@ class Parallel(StepDecorator):
         """Tell the step about its gang."""
         gang = task.gang
         if gang is not None:
-            info = ParallelInfo(gang["main_ip"], gang["size"], gang["node"], gang["control_task"])
+            address = resolved(gang["main_ip"], float(variable("FLOWKIT_HOSTNAME_TIMEOUT") or _TIMEOUT))
+            info = ParallelInfo(address, gang["size"], gang["node"], gang["control_task"])
             current.add({"parallel": info, "is_parallel": True})
             if not task.fallback:
                 self.setup_distributed_env(task.flow)
         proceed()
+
+
+def resolved(host: str, timeout: float) -> str:
+    """Return the address of a host, which may only get its name when its container starts.
+
+    Parameters
+    ----------
+    host : str
+        A name or an address.
+    timeout : float
+        Seconds to wait for it.
+
+    Raises
+    ------
+    TaskError
+        If there is no such host by then.
+    """
+    import socket
+    import time
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+            return host
+        except OSError:
+            continue
+    deadline, pause = time.monotonic() + timeout, 0.1
+    while True:
+        try:
+            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TaskError(
+                    f"the control node of the gang is not found: {host} has no address after {timeout:g} s ({error})",
+                    "its container did not start in time; hostname_resolution_timeout gives it longer",
+                ) from error
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, 5.0)
 
 
 parallel = step_decorator(Parallel)

@@ -149,7 +149,7 @@ class Kubernetes(StepDecorator):
     }
 
     def configure(self, flow: FlowDefinition, node: Node) -> list[Problem]:
-        """Check every attribute, and that the step has no other place to run."""
+        """Check every attribute."""
         wrong = [
             *self._text_problems(),
             *self._pair_problems(),
@@ -160,11 +160,6 @@ class Kubernetes(StepDecorator):
         problems = [*self._number_problems(), *(self.problem(f"@kubernetes: {text}") for text in wrong)]
         for name in ("use_tmpfs", "tmpfs_tempdir"):
             problems += check_flag(self, name)
-        for other in flow.steps[node.name].decorators:
-            if other.name == "batch":
-                problems.append(
-                    self.problem(f"step '{node.name}' has @kubernetes and @batch", "it can run in one place only")
-                )
         return problems
 
     def executor(self) -> ExecutorRequest | None:

@@ -101,6 +101,19 @@ class Controller:
             raise Refusal(400, "BadRequest", f'container "main" in pod "{name}" is waiting to start')
         return data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:])
 
+    def resolve(self, host: str, namespace: str) -> dict[str, Any] | None:
+        """Return the pod that the cluster's DNS gives for a host's name; None where there is none."""
+        name, _, subdomain = host.partition(".")
+        services = {item["metadata"]["name"]: item for item in self.store.items("services", namespace)}
+        if subdomain not in services:
+            return None
+        wanted = (services[subdomain]["spec"].get("selector") or {}).items()
+        selector = ",".join(f"{key}={value}" for key, value in wanted)
+        for pod in self.store.items("pods", namespace, selector):
+            if pod["spec"].get("hostname") == name and pod["spec"].get("subdomain") == subdomain:
+                return pod
+        return None
+
     # -- what tests do to pods --------------------------------------------------------------------------------------
 
     def evict(
@@ -430,6 +443,11 @@ class Controller:
             variables = environment_of(container, secrets)
         except KeyError as error:
             return self._wait(namespace, name, "CreateContainerConfigError", f'secret "{error.args[0]}" not found')
+        if "FLOWKIT_MAIN_HOST" in variables:
+            # A container would ask the cluster's DNS until there is an answer: this one begins when there is.
+            if self.resolve(variables["FLOWKIT_MAIN_HOST"], namespace) is None:
+                return self._after(0.05, lambda: self._start(namespace, name))
+            variables["FLOWKIT_MAIN_HOST"] = "localhost"
         started = {"running": {"startedAt": stamp()}}
         self._status(
             namespace, name, lambda status: status.update(phase="Running", containerStatuses=[_state(started)])

@@ -204,18 +204,8 @@ class KubernetesApi:
         self.controller.pressure(namespace, name, message)
 
     def resolve(self, host: str, namespace: str = "default") -> dict[str, Any] | None:
-        """Return the pod that the cluster's DNS gives for a host's name; None where there is none."""
-        name, _, subdomain = host.partition(".")
-        services = {item["metadata"]["name"]: item for item in self.store.items("services", namespace)}
-        if subdomain not in services:
-            return None
-        selector = ",".join(
-            f"{key}={value}" for key, value in (services[subdomain]["spec"].get("selector") or {}).items()
-        )
-        for pod in self.store.items("pods", namespace, selector):
-            if pod["spec"].get("hostname") == name and pod["spec"].get("subdomain") == subdomain:
-                return pod
-        return None
+        """See `Controller.resolve`."""
+        return self.controller.resolve(host, namespace)
 
     def knock(self, method: str, arguments: dict[str, Any]) -> Any:
         """Carry out what came through the side door."""
