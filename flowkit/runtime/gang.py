@@ -20,6 +20,10 @@ from flowkit.model.launch import Launch
 from flowkit.model.manifest import Manifest
 
 
+OTHER_FAILED = "of the gang failed"
+"""How the message of a control node ends whose own code did nothing wrong."""
+
+
 def node_coordinates(control: Coordinates, node: int) -> Coordinates:
     """Return the coordinates of one node of a gang, from those of its control node."""
     return Coordinates((*control.indices[:-1], node), control.turn)
@@ -68,7 +72,7 @@ def wait_for_nodes(
             waiting.pop()
             continue
         if read_failure(storage, flow, run, step, task, attempt) is not None:
-            raise TaskError(f"node {waiting[-1]} of the gang failed")
+            raise TaskError(f"node {waiting[-1]} {OTHER_FAILED}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.5)
 

@@ -19,11 +19,13 @@ from flowkit.model.manifest import Failure
 from flowkit.runtime.backend import Backend, BackendError, RowState
 from flowkit.runtime.bootstrap import EXIT_CODES
 from flowkit.runtime.executor import Ended, Event, Output
+from flowkit.runtime.gang import OTHER_FAILED, nodes_of
 from flowkit.runtime.remote_logs import LogReader
 from flowkit.runtime.retries import SILENT
 
 LONGEST_DELAY = 60.0
 """Seconds until a task is started again, at the most."""
+_TASK_ERROR = "flowkit.exceptions.TaskError"
 _NO_NETWORK = (92, 95)
 """Exit codes of the bootstrap that another machine may not give."""
 _WORDS = {
@@ -127,25 +129,35 @@ class Ends:
         try:
             if self._storage.info(manifest_file(*task)) is not None:
                 return _Found(committed=True)
-            return _Found(failure=read_failure(self._storage, *task, launch.attempt))
+            return _Found(failure=self._failure(launch))
         except DataError:  # the runtime looks again, and says what is wrong
             return _NOTHING
+
+    def _failure(self, launch: Launch) -> Failure | None:
+        """Return the failure that the attempt recorded; of a gang that of the node whose own fault it was."""
+        found = None
+        for ref in nodes_of(launch):
+            failure = read_failure(self._storage, *self._run, ref.step, str(ref.coordinates), launch.attempt)
+            if failure is not None and _is_own(failure):
+                return failure
+            found = found or failure
+        return found
 
     def _starts_again(self, tries: int, cause: str, found: _Found, state: RowState) -> bool:
         if state.phase == "succeeded" or self.stopped or tries >= self._retries or found.committed:
             return False
         if cause not in _WORDS or (cause == "setup" and state.exit_status not in _NO_NETWORK):
             return False
-        return found.failure is None or (found.failure.kind in SILENT and found.failure.exception is None)
+        return found.failure is None or not _is_own(found.failure)
 
     def _forget(self, launch: Launch, failure: Failure | None) -> None:
         """Make room for how the attempt ends when it is carried out again."""
         self.logs.again(launch)
-        if failure is not None:
+        for ref in nodes_of(launch) if failure is not None else ():
             try:
-                self._storage.delete(failed_file(*self._run, launch.step, str(launch.coordinates), launch.attempt))
+                self._storage.delete(failed_file(*self._run, ref.step, str(ref.coordinates), launch.attempt))
             except StoreError:  # then a later failure of the attempt is told as this one
-                pass
+                continue
 
     def _tell_again(self, step: str, cause: str, rows: Sequence[tuple[Launch, str]], tries: int) -> None:
         launch, message = rows[0]
@@ -159,7 +171,7 @@ class Ends:
         if done:
             self._tell(Ended(launch, 0, state.when))
             return
-        own = found.failure is not None and found.failure.kind not in SILENT
+        own = found.failure is not None and _is_own(found.failure)
         if not own and (self.cancelled or (self.stopped and cause in ("cancelled", "deleted"))):
             self._tell(Ended(launch, _status(state), state.when, "cancelled"))
             return
@@ -177,6 +189,13 @@ class Ends:
             return
         for line in lines:
             self._tell(Output(launch, "err", line, state.when))
+
+
+def _is_own(failure: Failure) -> bool:
+    """Whether an attempt failed by what its code did: not by a signal, nor since another node of its gang was gone."""
+    if failure.exception == _TASK_ERROR and failure.message.endswith(OTHER_FAILED):
+        return False
+    return failure.kind not in SILENT or failure.exception is not None
 
 
 def _cause(state: RowState) -> tuple[str, str]:

@@ -229,6 +229,44 @@ def test_an_image_that_does_not_exist_is_told_and_not_tried_again(workspace, ser
     assert service.submitted == ["start 1"]
 
 
+GANG = """
+    from flowkit import FlowSpec, current, parallel, step
+
+
+    class Gang(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.train, num_parallel=3)
+
+        @parallel
+        @step
+        def train(self):
+            self.node = (current.parallel.node_index, current.parallel.num_nodes)
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            self.nodes = [task.node for task in inputs]
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+
+    if __name__ == "__main__":
+        Gang()
+"""
+
+
+def test_a_gang_is_one_job_and_one_result(workspace, service) -> None:
+    workspace.write("flow.py", GANG)
+    workspace.run("run", "--with", "process", check=True)
+    assert service.submitted == ["start 1", "train 1", "join 1", "end 1"]
+    run = workspace.client().Flow("Gang").latest_run
+    assert run["end"].task.data.nodes == [(0, 3), (1, 3), (2, 3)]
+
+
 FAILING = """
     import time
 

@@ -294,6 +294,25 @@ def test_a_task_that_was_done_before_its_machine_went_is_done(cluster, laptop) -
     assert one.storage.info(failed_file("Flow", "1", "train", "2", 0)) is None
 
 
+def test_a_gang_whose_node_went_away_starts_again_whole(cluster, laptop) -> None:
+    one = laptop()
+    one.executor.submit([Launch("train", Coordinates((0,)), gang=3)])
+    one.until(lambda: cluster.jobs)
+    (name,) = cluster.jobs
+    gone = Failure("error", "TaskError: node 2 of the gang failed", "flowkit.exceptions.TaskError")
+    write_failure(one.storage, "Flow", "1", "train", "0", gone)
+    write_failure(one.storage, "Flow", "1", "train", "2", Failure("killed", "by SIGTERM"))
+    cluster.set(name, 0, "failed", "evicted")
+    one.until(lambda: len(cluster.jobs) == 2)
+    assert [job.gang for job in cluster.jobs.values()] == [3, 3]
+    assert all(one.storage.info(failed_file("Flow", "1", "train", str(node), 0)) is None for node in range(3))
+    write_failure(one.storage, "Flow", "1", "train", "0", gone)
+    write_failure(one.storage, "Flow", "1", "train", "1", Failure("error", "ValueError: no", "ValueError"))
+    cluster.set(next(other for other in cluster.jobs if other != name), 0, "failed", "evicted")
+    one.until_ended(1)
+    assert len(cluster.jobs) == 2
+
+
 @pytest.mark.parametrize(
     ("cause", "status", "reason", "message"),
     [
