@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 pytest.importorskip("boto3")
 pytest.importorskip("moto.server")
 
-from batch_service import BUCKET, QUEUE, BatchService, opened  # noqa: E402
+from batch_service import BUCKET, QUEUE, BatchService, opened
 
 
 @pytest.fixture(scope="session")

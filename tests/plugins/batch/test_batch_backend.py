@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from batch_service import BUCKET, DISABLED_QUEUE, EVICTED, FARGATE_QUEUE, OUT_OF_MEMORY, QUEUE, ROLE, TIMED_OUT
+from batch_service import BUCKET, DISABLED_QUEUE, EVICTED, FARGATE_QUEUE, OUT_OF_MEMORY, ROLE, TIMED_OUT
 
 from flowkit.decorators.contract import ExecutorRequest
 from flowkit.plugins.aws import batch_states, session
@@ -282,6 +282,21 @@ def test_children_that_the_end_of_an_array_spared_are_ended_one_by_one(held, bac
     clock.watch.press(job, reason, running=True, now=clock.now)
     seen = [state for _ in range(4) for state in clock.look({job: 4}, batch_states.PRESS_EVERY)]
     assert {state.row: state.cause for state in seen if state.phase == "failed"} == dict.fromkeys(range(4), "cancelled")
+
+
+def test_the_last_lines_come_from_the_log_of_the_service(held, backend) -> None:
+    job = backend.submit(submission(2))
+    assert backend.last_lines(job, 1) == []
+    logs, child = held.client("logs"), held.job(f"{job}:1")
+    logs.create_log_group(logGroupName="/aws/batch/job")
+    logs.create_log_stream(logGroupName="/aws/batch/job", logStreamName="a/b/c")
+    now = int(time.time() * 1000)
+    lines = [{"timestamp": now, "message": f"line {number}"} for number in range(50)]
+    logs.put_log_events(logGroupName="/aws/batch/job", logStreamName="a/b/c", logEvents=lines)
+    child.log_stream_name = "a/b/c"
+    assert backend.last_lines(job, 1) == [f"line {number}" for number in range(30, 50)]
+    child.log_stream_name = "there/is/none"
+    assert backend.last_lines(job, 1) == []
 
 
 # -- before a run -----------------------------------------------------------------------------------------------------

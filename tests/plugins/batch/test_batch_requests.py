@@ -35,9 +35,9 @@ def submission(rows: int = 1, gang: int = 0, timeout: float | None = None, **res
     return Submission("fk-train-12-0123456789abcdef", "train", rows, gang, request, command, environment, timeout)
 
 
-def made(job: Submission, place: Place = EC2, defaults: Defaults = Defaults()):
+def made(job: Submission, place: Place = EC2, defaults: Defaults | None = None):
     """The two requests; botocore has nothing to say against them."""
-    found = requests(job, RUN, place, defaults)
+    found = requests(job, RUN, place, defaults or Defaults())
     for operation, sent in (
         ("RegisterJobDefinition", {"jobDefinitionName": definition_name(found.definition), **found.definition}),
         ("SubmitJob", {"jobDefinition": "arn", **found.submission}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 import pytest
@@ -288,6 +289,21 @@ def test_a_gang_is_a_multi_node_job(cloud, service) -> None:
     assert "nodes [0, 1, 2] 1" in done.stdout
     assert service.calls["SubmitJob"] == 1
     assert len(service.started) == 3
+
+
+def test_jobs_are_listed_and_killed_from_the_command_line(cloud, service) -> None:
+    cloud.write(
+        "flow.py", FAN.replace("if self.input == 2", "__import__('time').sleep(60)\n            if self.input == 2")
+    )
+    process = cloud.start("run")
+    wait_until(lambda: len(service.started) >= 4, "the array runs")
+    listed = cloud.run("batch", "list", check=True)
+    assert "each" in listed.stdout
+    cloud.run("batch", "kill", check=True)
+    wait_until(lambda: not service.running(), "the array has ended")
+    process.send_signal(signal.SIGTERM)
+    finished(process)
+    assert "no" in cloud.run("batch", "list").output.lower()
 
 
 @pytest.mark.parametrize(
