@@ -19,7 +19,6 @@ from flowkit.model.coordinates import Coordinates, TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Manifest
 
-
 OTHER_FAILED = "of the gang failed"
 """How the message of a control node ends whose own code did nothing wrong."""
 

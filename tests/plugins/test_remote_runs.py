@@ -7,8 +7,11 @@ plugin, by the entry points of a package on ``PYTHONPATH``.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -435,3 +438,19 @@ def test_jobs_are_listed_and_killed(workspace, service) -> None:
     output = "".join(process.communicate(timeout=60))
     assert process.returncode == 1, output
     assert "There are no jobs" in workspace.run("process", "list", "--my-runs", flow="jobs.py").output
+
+
+def test_a_wide_foreach_costs_one_submission_and_few_calls(tmp_path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "remote_scale.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--tasks", "1000", "--rate", "2000", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("FLOWKIT_", "PYTEST_"))},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["calls"]["submit"] == 1
+    assert found["calls"]["states"] <= found["seconds"] / 2 + 2  # the least pause between two looks is 2 s
+    assert found["memory"] < 300e6
