@@ -113,8 +113,7 @@ def s3_endpoint() -> str | None:
 def configured_region() -> str | None:
     """Return the region of the environment or the AWS configuration; None where there is none."""
     with _lock, _configuration_errors():
-        region = _session(None).get_config_variable("region")
-    return str(region) if region else None
+        return _region(_session(None))
 
 
 def warm() -> None:
@@ -185,7 +184,7 @@ def _make_wire(bucket: str, role: str | None, endpoint: str | None, region: str 
     from flowkit.plugins.aws.wire import Wire, plain_credentials
 
     own = _session(role)
-    region = region or own.get_config_variable("region") or DEFAULT_REGION
+    region = region or _region(own) or DEFAULT_REGION
     scoped = own.get_scoped_config()
     special = any(own.get_config_variable(f"use_{kind}_endpoint") for kind in ("fips", "dualstack"))
     if special or any(name in scoped for name in ("s3", "services", "endpoint_url")):
@@ -231,9 +230,14 @@ def _make(key: _Key) -> Any:
     )
     # Botocore's own clients are all that is needed, and two of boto3's sessions cannot share one of botocore's.
     session = _session(key.role)
-    region = key.region or session.get_config_variable("region")
-    region = region or (DEFAULT_REGION if key.service == "s3" else None)
+    region = key.region or _region(session) or (DEFAULT_REGION if key.service == "s3" else None)
     return session.create_client(key.service, region_name=region, endpoint_url=key.endpoint, config=config)
+
+
+def _region(session: Any) -> str | None:
+    """Return the region that is configured; ``AWS_REGION`` is what other tools of AWS read, and botocore does not."""
+    region = session.get_config_variable("region") or variable("AWS_REGION")
+    return str(region) if region else None
 
 
 def _session(role: str | None) -> Any:
