@@ -33,6 +33,7 @@ LOOK_EVERY = 2.0
 """Seconds for which what was read counts as new."""
 MOST_LOST = 10
 """Of the runs that nobody works on, so many of the newest are looked at again in a listing: they may be taken over."""
+_LOST_EVERY = 0.1
 WRITERS = "writers"
 """The folder beside the database with an empty file for each process that writes a run to it."""
 _BATCH = 1_000
@@ -227,7 +228,12 @@ class RemoteIndex(SqliteMetadata):
     def _look_at_run(self, flow: str, run: str) -> None:
         """Read one run anew, where it may have changed."""
         record = super().run(flow, run)
-        if (record is not None and self._is_written_here(record)) or not self._is_due("run", flow, run):
+        if record is not None and self._is_written_here(record):
+            return
+        # That a run is lost is not told from what was read a moment ago: its process may have ended it since.
+        lost = record is not None and record.state == "lost"
+        every = min(LOOK_EVERY, _LOST_EVERY) if lost else LOOK_EVERY
+        if not self._is_due("run", flow, run, every=every):
             return
         if record is not None and record.state in FINAL:
             tags = read_tags(self._storage, flow, run)
@@ -302,9 +308,10 @@ class RemoteIndex(SqliteMetadata):
         except FlowkitError:  # what somebody wrote there by hand may be no tags
             return
 
-    def _is_due(self, *what: str) -> bool:
+    def _is_due(self, *what: str, every: float | None = None) -> bool:
         now = time.monotonic()
-        if now - self._looked.get(what, -LOOK_EVERY) < LOOK_EVERY:
+        last = self._looked.get(what)
+        if last is not None and now - last < (LOOK_EVERY if every is None else every):
             return False
         self._looked[what] = now
         return True
