@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from flowkit.model.launch import Launch
+from flowkit.model.manifest import Failure
 
 if TYPE_CHECKING:
     from flowkit.runtime.submissions import SubmittedJob
@@ -51,6 +52,10 @@ class Ended(NamedTuple):
     usage: tuple[float, int] | None = None
     message: str = ""
     """What a service says about it, one line."""
+    failure: Failure | None = None
+    """What the attempt recorded of its end, where the executor has read it already."""
+    started: bool = True
+    """Whether it may have begun; False where it was taken back before."""
 
 
 class Output(NamedTuple):

@@ -38,6 +38,27 @@ _WORDS = {
 }
 
 
+class Over(NamedTuple):
+    """A row that has ended.
+
+    Parameters
+    ----------
+    tries : int
+        How often its launch was submitted before.
+    launch : Launch
+        What it carried out.
+    state : RowState
+        How it ended.
+    started : bool
+        Whether it has begun, as far as is known.
+    """
+
+    tries: int
+    launch: Launch
+    state: RowState
+    started: bool
+
+
 class _Found(NamedTuple):
     """What an attempt left in the datastore."""
 
@@ -94,25 +115,25 @@ class Ends:
         self._tell = tell
         self._notice = notice
 
-    def settle(self, over: Sequence[tuple[int, Launch, RowState]], now: float) -> list[tuple[int, list[Launch], float]]:
+    def settle(self, over: Sequence[Over], now: float) -> list[tuple[int, list[Launch], float]]:
         """Tell the ends of rows, and return what is to be started again: how many times it was, what, after how long.
 
         Parameters
         ----------
-        over : sequence of tuple
-            How often the launch was submitted before, the launch, how its row ended.
+        over : sequence of Over
+            The rows.
         now : float
             The time of a clock that nobody sets.
         """
         again: dict[tuple[int, str, str], list[tuple[Launch, str]]] = {}
         found = mapped_over(self._storage, self._look, over)
-        for (tries, launch, state), left in zip(over, found, strict=True):
-            cause, message = _cause(state)
-            if self._starts_again(tries, cause, left, state):
-                self._forget(launch, left.failure)
-                again.setdefault((tries, launch.step, cause), []).append((launch, message))
+        for row, left in zip(over, found, strict=True):
+            cause, message = _cause(row.state)
+            if self._starts_again(row, cause, left):
+                self._forget(row.launch, left.failure)
+                again.setdefault((row.tries, row.launch.step, cause), []).append((row.launch, message))
             else:
-                self._conclude(launch, state, cause, message, left, now)
+                self._conclude(row, cause, message, left, now)
         out = []
         for (tries, step, cause), rows in again.items():
             delay = min(LONGEST_DELAY, self._backend.poll_interval * 2**tries)
@@ -120,10 +141,10 @@ class Ends:
             self._tell_again(step, cause, rows, tries + 1)
         return out
 
-    def _look(self, row: tuple[int, Launch, RowState]) -> _Found:
+    def _look(self, row: Over) -> _Found:
         """Read what the attempt left; may be called in a thread."""
-        _, launch, state = row
-        if state.phase == "succeeded":
+        launch = row.launch
+        if row.state.phase == "succeeded" or (row.state.cause == "cancelled" and not row.started):
             return _NOTHING  # the runtime looks for the result
         task = (*self._run, launch.step, str(launch.coordinates))
         try:
@@ -143,10 +164,10 @@ class Ends:
             found = found or failure
         return found
 
-    def _starts_again(self, tries: int, cause: str, found: _Found, state: RowState) -> bool:
-        if state.phase == "succeeded" or self.stopped or tries >= self._retries or found.committed:
+    def _starts_again(self, row: Over, cause: str, found: _Found) -> bool:
+        if row.state.phase == "succeeded" or self.stopped or row.tries >= self._retries or found.committed:
             return False
-        if cause not in _WORDS or (cause == "setup" and state.exit_status not in _NO_NETWORK):
+        if cause not in _WORDS or (cause == "setup" and row.state.exit_status not in _NO_NETWORK):
             return False
         return found.failure is None or not _is_own(found.failure)
 
@@ -165,20 +186,25 @@ class Ends:
         why = f"{_WORDS[cause]} ({message})" if message else _WORDS[cause]
         self._notice(f"{who}: {why}; started again ({tries} of {self._retries})")
 
-    def _conclude(self, launch: Launch, state: RowState, cause: str, message: str, found: _Found, now: float) -> None:
+    def _conclude(self, row: Over, cause: str, message: str, found: _Found, now: float) -> None:
+        launch, state, failure = row.launch, row.state, found.failure
+        status = _status(state)
+        if cause == "cancelled" and not row.started:
+            self._tell(Ended(launch, status, state.when, cause, started=False))
+            return
         done = state.phase == "succeeded" or found.committed
         shown = self.logs.ended(launch, now, failed=not done)
         if done:
             self._tell(Ended(launch, 0, state.when))
             return
-        own = found.failure is not None and _is_own(found.failure)
+        own = failure is not None and _is_own(failure)
         if not own and (self.cancelled or (self.stopped and cause in ("cancelled", "deleted"))):
-            self._tell(Ended(launch, _status(state), state.when, "cancelled"))
+            self._tell(Ended(launch, status, state.when, "cancelled", failure=failure, started=row.started))
             return
-        if not shown and found.failure is None and cause != "image":
+        if not shown and failure is None and cause != "image":
             self._last_words(launch, state)
         reason = None if own or cause == "exit" else cause
-        self._tell(Ended(launch, _status(state), state.when, reason, None, message))
+        self._tell(Ended(launch, status, state.when, reason, None, message, failure))
 
     def _last_words(self, launch: Launch, state: RowState) -> None:
         """Show what the service's own log has of a container that died before it could store its last lines."""

@@ -18,7 +18,7 @@ from flowkit.runtime import launch_list
 from flowkit.runtime.backend import Backend, BackendError, RowState, Submission
 from flowkit.runtime.executor import Ended, Event, Started
 from flowkit.runtime.pacing import Backoff, Bucket
-from flowkit.runtime.remote_ends import Ends
+from flowkit.runtime.remote_ends import Ends, Over
 from flowkit.runtime.remote_work import Group, Job, Work
 from flowkit.runtime.submissions import SubmittedJob, job_name, record_intent, record_job
 
@@ -133,7 +133,7 @@ class Jobs:
         when = time.time()
         for job in [*self._jobs.values(), *self._drafts]:
             for row in job.rows.values():
-                self._tell(Ended(row.launch, None, when, "cancelled"))
+                self._tell(Ended(row.launch, None, when, "cancelled", started=row.told))
         self._jobs.clear()
         self._drafts.clear()
 
@@ -155,7 +155,7 @@ class Jobs:
             launches += [row.launch for row in job.rows.values()]
         self._groups.clear()
         for launch in launches:
-            self._tell(Ended(launch, None, when, "cancelled"))
+            self._tell(Ended(launch, None, when, "cancelled", started=False))
         self._end_at = 0.0
 
     # -- a turn -----------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class Jobs:
             if self._stopped:
                 when = time.time()
                 for launch in launches:
-                    self._tell(Ended(launch, None, when, "cancelled"))
+                    self._tell(Ended(launch, None, when, "cancelled", started=False))
             else:
                 self.add(launches, now, job.tries)
             self._drafts.remove(job)
@@ -332,7 +332,7 @@ class Jobs:
         if self._stopped:
             when = time.time()
             for launch in self._wanted.values():
-                self._tell(Ended(launch, None, when, "cancelled"))
+                self._tell(Ended(launch, None, when, "cancelled", started=False))
         else:
             self.add(self._wanted.values(), now)
         self._wanted = {}
@@ -368,7 +368,7 @@ class Jobs:
 
     def _poll(self, now: float) -> None:
         live = {name: job.size for name, job in self._jobs.items()}
-        over: list[tuple[int, Launch, RowState]] = []
+        over: list[Over] = []
         try:
             for state in self._backend.states(live):
                 self._take(state, over, now)
@@ -384,7 +384,7 @@ class Jobs:
         for tries, launches, delay in self._ends.settle(over, now):
             self.add(launches, now, tries, delay)
 
-    def _take(self, state: RowState, over: list[tuple[int, Launch, RowState]], now: float) -> None:
+    def _take(self, state: RowState, over: list[Over], now: float) -> None:
         job = self._jobs.get(state.job)
         row = None if job is None else job.rows.get(state.row)
         if job is None or row is None:
@@ -403,7 +403,7 @@ class Jobs:
             if not job.rows:
                 del self._jobs[state.job]
                 self._ending.pop(state.job, None)
-            over.append((job.tries, row.launch, state))
+            over.append(Over(job.tries, row.launch, state, row.told))
 
     # -- ending -----------------------------------------------------------------------------------------------------
 

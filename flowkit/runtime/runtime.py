@@ -296,10 +296,11 @@ class Runtime:
         """What the attempt recorded of its end, or what its process tells, which is recorded then."""
         launch = event.launch
         flow, run = self.record.flow, self.record.run
-        for ref in nodes_of(launch):
-            found = read_failure(self.storage, flow, run, ref.step, str(ref.coordinates), launch.attempt)
-            if found is not None and event.reason != "timeout":
-                return replace(found, kind="cancelled") if self._stopping and found.kind != "error" else found
+        if event.reason == "cancelled" and not event.started:
+            return silent_failure(event, stopping=self._stopping)  # thousands may end so, and none has left a trace
+        found = event.failure or self._recorded_failure(launch)
+        if found is not None and event.reason != "timeout":
+            return replace(found, kind="cancelled") if self._stopping and found.kind != "error" else found
         failure = silent_failure(event, stopping=self._stopping)
         try:
             write_failure(self.storage, flow, run, launch.step, str(launch.coordinates), failure)
@@ -307,6 +308,14 @@ class Runtime:
             # A full disk, say, of which the attempt itself may have died: this run still knows how it ended.
             return replace(failure, message=f"{failure.message}; and {error.headline}")
         return failure
+
+    def _recorded_failure(self, launch: Launch) -> Failure | None:
+        flow, run = self.record.flow, self.record.run
+        for ref in nodes_of(launch):
+            found = read_failure(self.storage, flow, run, ref.step, str(ref.coordinates), launch.attempt)
+            if found is not None:
+                return found
+        return None
 
     def _report_failure(self, launch: Launch, failure: Failure, decision: Decision, now: float) -> None:
         if decision.action == "ignored":
