@@ -16,24 +16,20 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
 from flowkit.datastore.logs import format_line, truncation_line
 from flowkit.runtime import messages, streams
+from flowkit.runtime.marked import LONGEST_PIECE, Marks
 from flowkit.runtime.messages import Channel, Frame, frame, pack_time
 from flowkit.runtime.processes import signal_group
 
 DEFAULT_LIMIT = 1 << 30
 """Bytes of one log, where the runtime does not say."""
-LONGEST_PIECE = 1 << 16
-"""Bytes after which a line without a newline is written in pieces."""
 PARTIAL_SECONDS = 1.0
 """Seconds after which the beginning of a line is written although its end has not come."""
 SCREEN_BUFFER = 4 << 20
 """Bytes that may wait for the runtime before lines are left out of the screen."""
-MASK = b"***"
-"""What stands for a secret."""
 _READ = 1 << 17
 _DRAIN = 2 << 20
 _LINGER = 2.0
@@ -54,7 +50,7 @@ def main(runtime: Channel, server: Channel) -> NoReturn:
         os._exit(status)
 
 
-class _Log:
+class _Log(Marks):
     """One attempt's log while its task runs."""
 
     __slots__ = (
@@ -63,28 +59,24 @@ class _Log:
         "ended",
         "file",
         "folder",
-        "held",
         "lost",
         "number",
         "partial",
         "pid",
         "pipes",
-        "secrets",
         "size",
         "started",
-        "token",
         "torn",
     )
 
     def __init__(self, number: int, pid: int, started: float, folder: str, token: bytes, pipes: list[int]) -> None:
+        super().__init__(token)
         self.number = number
         self.pid = pid
         self.started: float | None = started
         self.folder = folder
-        self.token = token
         self.pipes: list[int | None] = [*pipes]
         self.partial = [bytearray(), bytearray()]
-        self.held = b""
         self.file: int | None = None
         self.size = 0
         self.cut = False
@@ -92,56 +84,6 @@ class _Log:
         self.lost = 0
         self.dropped = 0
         self.ended = False
-        self.secrets: list[bytes] = []
-
-    def segments(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take what came through stdout's pipe apart: stream (or -1 for a mark without text) and bytes."""
-        data = self.held + data
-        self.held = b""
-        start = 0
-        while True:
-            found = data.find(self.token, start)
-            if found < 0:
-                stop = len(data) - _overlap(data, start, self.token)
-                if stop > start:
-                    yield 0, data[start:stop]
-                self.held = data[stop:]
-                return
-            if found > start:
-                yield 0, data[start:found]
-            if len(data) - found < streams.HEAD_SIZE:
-                self.held = data[found:]
-                return
-            kind, length = streams.parse_head(data, found)
-            text = found + streams.HEAD_SIZE
-            if len(data) - text < length:
-                self.held = data[found:]
-                return
-            if kind == streams.ERR:
-                yield 1, data[text : text + length]
-            elif kind == streams.SECRET:
-                # The longest first: a secret may hold another one.
-                self.secrets = sorted({*self.secrets, data[text : text + length]}, key=len, reverse=True)
-            else:
-                yield -1, kind
-            start = text + length
-
-    def masked(self, text: bytes) -> bytes:
-        """Return the text without the task's secrets."""
-        for secret in self.secrets:
-            text = text.replace(secret, MASK)
-        return text
-
-
-def _overlap(data: bytes, start: int, token: bytes) -> int:
-    """How many of the last bytes may be the beginning of a token."""
-    first = token[:1]
-    at = data.find(first, max(start, len(data) - len(token) + 1))
-    while at >= 0:
-        if token.startswith(data[at:]):
-            return len(data) - at
-        at = data.find(first, at + 1)
-    return 0
 
 
 class LogProcess:

@@ -1,6 +1,6 @@
 """What comes out of a task's two pipes, as lines: for who reads one task, as the wrapper in a container does.
 
-The marks are those of `flowkit.runtime.streams`; the log process does the same for many tasks at a time.
+The marks are those of `flowkit.runtime.streams`. The log process does the same for many tasks at a time, with `Marks`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,62 @@ class Piece(NamedTuple):
     partial: bool
 
 
+class Marks:
+    """Takes what came through stdout's pipe apart, at the marks in it, and masks the secrets that marks have told.
+
+    Parameters
+    ----------
+    token : bytes
+        What the task's marks begin with.
+    """
+
+    __slots__ = ("held", "secrets", "token")
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+        self.held = b""
+        """What may be the beginning of a mark, whose end has not come."""
+        self.secrets: list[bytes] = []
+
+    def segments(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield stream (0 for out, 1 for err, -1 for a mark without text, such as `streams.BEGAN`) and bytes."""
+        data = self.held + data
+        self.held = b""
+        start = 0
+        while True:
+            found = data.find(self.token, start)
+            if found < 0:
+                stop = len(data) - _overlap(data, start, self.token)
+                if stop > start:
+                    yield 0, data[start:stop]
+                self.held = data[stop:]
+                return
+            if found > start:
+                yield 0, data[start:found]
+            if len(data) - found < streams.HEAD_SIZE:
+                self.held = data[found:]
+                return
+            kind, length = streams.parse_head(data, found)
+            text = found + streams.HEAD_SIZE
+            if len(data) - text < length:
+                self.held = data[found:]
+                return
+            if kind == streams.ERR:
+                yield 1, data[text : text + length]
+            elif kind == streams.SECRET:
+                # The longest first: a secret may hold another one.
+                self.secrets = sorted({*self.secrets, data[text : text + length]}, key=len, reverse=True)
+            else:
+                yield -1, kind
+            start = text + length
+
+    def masked(self, text: bytes) -> bytes:
+        """Return the text without the task's secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+
 class MarkedLines:
     """Takes apart what one task writes.
 
@@ -40,10 +96,8 @@ class MarkedLines:
 
     def __init__(self, token: bytes) -> None:
         self.marks: list[bytes] = []
-        self._token = token
-        self._held = b""
+        self._text = Marks(token)
         self._begun = {"out": bytearray(), "err": bytearray()}
-        self._secrets: list[bytes] = []
 
     @property
     def unfinished(self) -> bool:
@@ -53,8 +107,11 @@ class MarkedLines:
     def feed(self, data: bytes, *, err: bool) -> list[Piece]:
         """Return the lines that end with what came out of a pipe: that of stdout, or of descriptor 2."""
         out: list[Piece] = []
-        for stream, text in (("err", data),) if err else self._segments(data):
-            self._split(stream, text, out)
+        for which, text in ((1, data),) if err else self._text.segments(data):
+            if which < 0:
+                self.marks.append(text)
+            else:
+                self._split("err" if which else "out", text, out)
         return out
 
     def rest(self, *, ended: bool = False) -> list[Piece]:
@@ -66,41 +123,14 @@ class MarkedLines:
             Nothing more will come: what looked like the beginning of a mark is text.
         """
         out: list[Piece] = []
-        if ended and self._held:
-            held, self._held = self._held, b""
+        if ended and self._text.held:
+            held, self._text.held = self._text.held, b""
             self._split("out", held, out)
         for stream, begun in self._begun.items():
             if begun:
-                out.append(Piece(stream, self._masked(bytes(begun)), partial=True))
+                out.append(Piece(stream, self._text.masked(bytes(begun)), partial=True))
                 begun.clear()
         return out
-
-    def _segments(self, data: bytes) -> Iterator[tuple[str, bytes]]:
-        data, self._held = self._held + data, b""
-        start = 0
-        while True:
-            found = data.find(self._token, start)
-            if found < 0:
-                stop = len(data) - _overlap(data, start, self._token)
-                if stop > start:
-                    yield "out", data[start:stop]
-                self._held = data[stop:]
-                return
-            if found > start:
-                yield "out", data[start:found]
-            text = found + streams.HEAD_SIZE
-            kind, length = streams.parse_head(data, found) if len(data) >= text else (b"", 0)
-            if len(data) < text + length:
-                self._held = data[found:]
-                return
-            if kind == streams.ERR:
-                yield "err", data[text : text + length]
-            elif kind == streams.SECRET:
-                # The longest first: a secret may hold another one.
-                self._secrets = sorted({*self._secrets, data[text : text + length]}, key=len, reverse=True)
-            else:
-                self.marks.append(kind)
-            start = text + length
 
     def _split(self, stream: str, data: bytes, out: list[Piece]) -> None:
         begun = self._begun[stream]
@@ -109,31 +139,27 @@ class MarkedLines:
             whole[0] = bytes(begun) + whole[0]
             begun.clear()
             for line in whole:
-                text = self._masked(line)
+                text = self._text.masked(line)
                 while len(text) > LONGEST_PIECE:
                     out.append(Piece(stream, text[:LONGEST_PIECE], partial=True))
                     text = text[LONGEST_PIECE:]
                 out.append(Piece(stream, text, partial=False))
         begun += rest
         if len(begun) > LONGEST_PIECE:
-            begun[:] = self._masked(bytes(begun))
+            begun[:] = self._text.masked(bytes(begun))
             # What may be the beginning of a secret waits for its end.
-            kept = len(self._secrets[0]) if self._secrets else 0
+            kept = len(self._text.secrets[0]) if self._text.secrets else 0
             while len(begun) > LONGEST_PIECE + kept:
                 out.append(Piece(stream, bytes(begun[:LONGEST_PIECE]), partial=True))
                 del begun[:LONGEST_PIECE]
 
-    def _masked(self, text: bytes) -> bytes:
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return text
-
 
 def _overlap(data: bytes, start: int, token: bytes) -> int:
     """How many of the last bytes may be the beginning of a token."""
-    at = data.find(token[:1], max(start, len(data) - len(token) + 1))
+    first = token[:1]
+    at = data.find(first, max(start, len(data) - len(token) + 1))
     while at >= 0:
         if token.startswith(data[at:]):
             return len(data) - at
-        at = data.find(token[:1], at + 1)
+        at = data.find(first, at + 1)
     return 0

@@ -397,18 +397,18 @@ def test_the_nodes_of_a_gang_know_each_other(containers):
     containers.begin(source=GANG)
     assert containers.run(START).returncode == 0
     gang = Launch("train", Coordinates((0,)), (Span("start", Coordinates(()), 1),), gang=2)
-    other = {"JOB_COMPLETION_INDEX": "1", "FLOWKIT_MAIN_HOST": "main.example"}
+    other = {"JOB_COMPLETION_INDEX": "1", "FLOWKIT_MAIN_HOST": "127.0.0.9"}
     nodes = [
         containers.start(gang, env={"AWS_BATCH_JOB_NODE_INDEX": "0"}),
         containers.start(gang, env=other),
     ]
-    for node in nodes:
+    for node in reversed(nodes):  # the control node waits for the other one
         assert node.wait(60) == 0, node.communicate()
     assert containers.manifest("train", "0").gang == 2
     client = containers.workspace.client()
     client.namespace(None)
     values = [containers.manifest("train", str(node)).artifacts["told"].preview["repr"] for node in (0, 1)]
-    assert values == ["('127.0.0.1', 2, 0)", "('main.example', 2, 1)"]
+    assert values == ["('127.0.0.1', 2, 0)", "('127.0.0.9', 2, 1)"]
 
 
 def test_a_node_that_dies_ends_its_gang(containers):
