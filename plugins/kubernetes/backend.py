@@ -10,7 +10,7 @@ from typing import Any
 from flowkit.decorators.contract import ExecutorRequest
 from flowkit.exceptions import Problem
 from flowkit.plugins.kubernetes import manifests
-from flowkit.plugins.kubernetes.cluster import Cluster, Refused
+from flowkit.plugins.kubernetes.cluster import Cluster, Refused, one_line
 from flowkit.plugins.kubernetes.inventory import cancelled_reason, facts_of, found_job, label_selector
 from flowkit.plugins.kubernetes.pods import is_refusal
 from flowkit.plugins.kubernetes.preflight import preflight_problems
@@ -23,6 +23,8 @@ from flowkit.settings import settings
 _TOGETHER = 50
 """Jobs named in one selector: an address of the API has a bound of some kilobytes."""
 _LINES = 50
+_EVENT_CALLS = 3
+"""Jobs whose events are asked for at one look at why rows wait."""
 _GROUP = manifests.JOBSET_GROUP, manifests.JOBSET_VERSION
 
 
@@ -110,11 +112,14 @@ class KubernetesBackend(Backend):
                 document = manifests.job_document(run, submission, defaults)
                 made = self._batch("create_namespaced_job", namespace, document, field_validation="Strict")
         except Refused as error:
+            if jobset and error.status == 403:  # we may look at JobSets, and not make them
+                self._has_jobsets = False
+                return self.submit(submission)
             if error.status != 409:
                 raise
             made = self._present(job, submission)
         if submission.gang and not jobset:
-            self._serve(submission, defaults, made)
+            self._serve(job, submission, defaults, made)
         self._alive.add(job.key)
         return str(job)
 
@@ -148,13 +153,17 @@ class KubernetesBackend(Backend):
             )
         return made
 
-    def _serve(self, submission: Submission, defaults: manifests.Defaults, made: Mapping[str, Any]) -> None:
+    def _serve(self, job: JobId, submission: Submission, defaults: manifests.Defaults, made: Mapping[str, Any]) -> None:
+        """Create the service of a gang; where that is not allowed, its nodes would wait for each other in vain."""
         document = manifests.service_document(self._owner(), submission, defaults, str(made["metadata"]["uid"]))
         try:
-            self._core("create_namespaced_service", document["metadata"]["namespace"], document)
+            self._core("create_namespaced_service", job.namespace, document)
         except Refused as error:
-            if error.status != 409:
-                raise
+            if error.status == 409:
+                return
+            if not error.transient:
+                self._delete(job)
+            raise
 
     def cancel(self, jobs: Iterable[str], reason: str, *, running: bool) -> None:
         """Delete the jobs, or only their pods that have no machine yet.
@@ -192,6 +201,7 @@ class KubernetesBackend(Backend):
                 container=manifests.CONTAINER,
                 tail_lines=_LINES,
                 limit_bytes=64 * 1024,
+                _request_timeout=(5.0, 10.0),  # a node that is ill must not hold everything up
             )
         except BackendError:
             text = state.last if state is not None else ""
@@ -235,7 +245,7 @@ class KubernetesBackend(Backend):
         news = self._book.take(asked.items())
         if by_key and now >= self._hints_due:
             first, self._hints_due = self._hints_due == 0.0, now + self.hints_interval
-            news += [] if first else self._hints(asked, now)
+            news += [] if first else self._hints(jobs, asked, now)
         self._book.forget(by_key)
         return news
 
@@ -270,9 +280,8 @@ class KubernetesBackend(Backend):
                 self._book.vanished(news.namespace, news.pod)
             elif news.pod is not None:
                 self._book.changed(news.namespace, news.pod)
-        if self._failing:
-            # Told once for each failure: the watch goes on trying by itself, and says when it fails again.
-            raise self._failing.popitem()[1]
+        if self._failing:  # the watch goes on trying by itself
+            raise next(iter(self._failing.values()))
 
     def _settle(self, by_key: Mapping[str, tuple[JobId, int]], now: float) -> bool:
         """Ask the jobs themselves; True where one has to be asked again soon."""
@@ -353,12 +362,13 @@ class KubernetesBackend(Backend):
                     field_selector=fields,
                 )
 
-    def _hints(self, asked: Mapping[str, JobId], now: float) -> list[RowState]:
+    def _hints(self, jobs: Mapping[str, int], asked: Mapping[str, JobId], now: float) -> list[RowState]:
         """Say why rows still wait: one line for each job, told again where it has changed."""
-        news = []
+        news, looked = [], 0
         for text, job in asked.items():
             message = self._book.overdue(job, now - self.queue_patience)
-            if not message and not self._book.pods(job.key):
+            if not message and looked < _EVENT_CALLS and self._book.missing(job, jobs[text]):
+                looked += 1
                 message = self._creation_failure(job)
             if message and self._hinted.get(job.key) != message:
                 self._hinted[job.key] = message
@@ -383,7 +393,7 @@ class KubernetesBackend(Backend):
             if error.status != 403:
                 raise
             return []
-        return [" ".join(str(item.get("message") or "").split())[:300] for item in page.get("items") or ()]
+        return [one_line(item.get("message")) for item in page.get("items") or ()]
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -436,7 +446,7 @@ class KubernetesBackend(Backend):
         try:
             self._batch("patch_namespaced_job", job.name, job.namespace, cancelled_reason(reason))
         except Refused as error:
-            if error.status != 404:
+            if error.status not in (403, 404):
                 raise
 
     def _pod_name(self, job: JobId, row: int) -> str | None:

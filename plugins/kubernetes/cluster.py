@@ -108,7 +108,10 @@ class Cluster:
                 raise
         # A token may have been renewed on disk, or by a login in another window.
         self.close()
-        return self._try(api, method, args, options)
+        try:
+            return self._try(api, method, args, options)
+        except UsageError as error:  # just now, the configuration cannot be read
+            raise BackendError(error.headline, error.hint, transient=True) from error
 
     def pages(self, api: str, method: str, *args: Any, **options: Any) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list; one that grew too old while it was read starts again from its beginning."""
@@ -226,7 +229,7 @@ def _refused(error: Any) -> BackendError:
         said = {}
     if not isinstance(said, dict):
         said = {}
-    message = " ".join(str(said.get("message") or error.reason or "no reason given").split())[:500]
+    message = _short(said.get("message") or error.reason or "no reason given")
     reason = str(said.get("reason") or "")
     if not status:  # the client's way to tell of a failed TLS handshake
         return BackendError(f"no safe connection to the Kubernetes cluster: {message}", transient=True)
@@ -246,4 +249,10 @@ def _refused(error: Any) -> BackendError:
 
 
 def _short(error: Any) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:300]
+    return one_line(str(error) or type(error).__name__, 500)
+
+
+def one_line(text: Any, longest: int = 300) -> str:
+    """Return a text of the cluster as one line that does nothing to a terminal."""
+    words = " ".join(str(text or "").split())
+    return "".join(char if char.isprintable() else "\ufffd" for char in words)[:longest]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flowkit.plugins.kubernetes.cluster import one_line
 from flowkit.plugins.kubernetes.manifests import CANCELLED, GANG, JOB_LABEL, ROWS
 from flowkit.plugins.kubernetes.pods import epoch, indexes
 from flowkit.plugins.kubernetes.rows import JobFacts, JobId
@@ -23,7 +24,7 @@ def facts_of(item: Mapping[str, Any]) -> JobFacts:
     for condition in status.get("conditions") or ():
         if condition.get("status") == "True" and condition.get("type") in _ENDS:
             ended = _ENDS[condition["type"]]
-            message = " ".join(str(condition.get("message") or condition.get("reason") or "").split())[:300]
+            message = one_line(condition.get("message") or condition.get("reason"))
     completed, failed = indexes(status.get("completedIndexes")), indexes(status.get("failedIndexes"))
     return JobFacts(completed, failed, ended, message, annotations.get(CANCELLED))
 

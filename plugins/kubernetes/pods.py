@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flowkit.plugins.kubernetes.manifests import INDEX_LABEL, JOB_LABEL
+from flowkit.plugins.kubernetes.cluster import one_line
+from flowkit.plugins.kubernetes.manifests import CONTAINER, INDEX_LABEL, JOB_LABEL
 from flowkit.runtime.backend import Cause, RowPhase
 
 _PULLING = frozenset(("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"))
@@ -85,15 +86,17 @@ def read_pod(pod: Mapping[str, Any]) -> PodState | None:
         leaving=bool(metadata.get("deletionTimestamp")),
         disrupted=_disruption(status),
     )
-    container: dict[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
-    inner = container.get("state") or {}
+    # Meshes put containers of their own beside ours.
+    containers = [item for item in status.get("containerStatuses") or () if item.get("name") == CONTAINER]
+    inner = (containers[0].get("state") or {}) if containers else {}
     phase = status.get("phase")
     if phase == "Succeeded":
         return state._replace(phase="succeeded", when=_finished(inner) or state.when, exit_status=0)
     if phase == "Failed":
         return _failed(state, status, inner)
-    if inner.get("running"):
-        return state._replace(phase="running", when=epoch(inner["running"].get("startedAt")) or state.when)
+    if inner.get("running") or inner.get("terminated"):  # how the pod ended is told a moment later
+        began = (inner.get("running") or inner["terminated"]).get("startedAt")
+        return state._replace(phase="running", when=epoch(began) or state.when)
     if not (pod.get("spec") or {}).get("nodeName"):
         return state._replace(message=_unschedulable(status))
     return _starting(state._replace(phase="starting", when=epoch(status.get("startTime")) or state.when), inner)
@@ -101,7 +104,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodState | None:
 
 def _starting(state: PodState, inner: Mapping[str, Any]) -> PodState:
     waiting = inner.get("waiting") or {}
-    reason, message = waiting.get("reason") or "", _line(waiting.get("message"))
+    reason, message = waiting.get("reason") or "", one_line(waiting.get("message"))
     told = f"{reason}: {message}" if message else reason
     if reason in _NEVER_STARTS:
         return state._replace(message=told, trouble="never")
@@ -120,7 +123,7 @@ def is_refusal(message: str) -> bool:
 
 def _failed(state: PodState, status: Mapping[str, Any], inner: Mapping[str, Any]) -> PodState:
     ended = inner.get("terminated") or {}
-    reason, message = status.get("reason") or "", _line(status.get("message"))
+    reason, message = status.get("reason") or "", one_line(status.get("message"))
     code = ended.get("exitCode")
     failed = state._replace(
         phase="failed",
@@ -145,7 +148,7 @@ def _failed(state: PodState, status: Mapping[str, Any], inner: Mapping[str, Any]
     if ended.get("reason") == "ContainerStatusUnknown" or (not ended and not state.leaving):
         return failed._replace(cause="evicted", message=told or "its machine does not know what became of it")
     if ended.get("reason") in _CANNOT_RUN:
-        return failed._replace(cause="image", message=f"{ended['reason']}: {_line(ended.get('message'))}", last="")
+        return failed._replace(cause="image", message=f"{ended['reason']}: {one_line(ended.get('message'))}", last="")
     if state.leaving:
         return failed._replace(cause="deleted", message="somebody deleted its pod")
     return failed._replace(cause="exit", message=f"exit status {code}")
@@ -154,14 +157,14 @@ def _failed(state: PodState, status: Mapping[str, Any], inner: Mapping[str, Any]
 def _disruption(status: Mapping[str, Any]) -> str | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            return f"{condition.get('reason') or 'disrupted'}: {_line(condition.get('message'))}".rstrip(": ")
+            return f"{condition.get('reason') or 'disrupted'}: {one_line(condition.get('message'))}".rstrip(": ")
     return None
 
 
 def _unschedulable(status: Mapping[str, Any]) -> str:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return _line(condition.get("message")) or str(condition.get("reason") or "")
+            return one_line(condition.get("message")) or str(condition.get("reason") or "")
     return ""
 
 
@@ -177,10 +180,6 @@ def epoch(stamp: Any) -> float:
         return float(calendar.timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S")))
     except ValueError:
         return 0.0
-
-
-def _line(text: Any) -> str:
-    return " ".join(str(text or "").split())[:300]
 
 
 def indexes(text: Any) -> list[tuple[int, int]]:

@@ -41,6 +41,8 @@ class News(NamedTuple):
         It was removed.
     error : BackendError or None
         The connection does not work.
+    well : bool
+        It works again.
     """
 
     namespace: str
@@ -48,6 +50,7 @@ class News(NamedTuple):
     pod: PodState | None = None
     gone: bool = False
     error: BackendError | None = None
+    well: bool = False
 
 
 class Inbox:
@@ -113,6 +116,7 @@ class PodWatch:
         self._inbox = inbox
         self._stopped = threading.Event()
         self._response: Any = None
+        self._ill = False
         self._thread = threading.Thread(target=self._run, name="flowkit-kubernetes-watch", daemon=True)
         self._thread.start()
 
@@ -146,6 +150,7 @@ class PodWatch:
                 version = None
 
     def _tell(self, news: News) -> None:
+        self._ill = self._ill or news.error is not None
         if not self._stopped.is_set():
             self._inbox.put(news)
 
@@ -172,6 +177,9 @@ class PodWatch:
             _request_timeout=(10.0, _SILENCE),
         )
         self._response = response
+        if self._ill:
+            self._ill = False
+            self._tell(News(self.namespace, well=True))
         try:
             for event in _events(response):
                 if self._stopped.is_set():

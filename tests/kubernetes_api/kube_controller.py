@@ -75,6 +75,7 @@ class Controller:
         self._pods_of: dict[str, dict[str, dict[str, Any]]] = {}
         self._failures: dict[str, dict[int, bool]] = {}
         self._successes: dict[str, set[int]] = {}
+        self._again: dict[tuple[str, str], float] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._stopped = False
@@ -229,12 +230,11 @@ class Controller:
                     self._turn()
                 except Refusal:
                     pass  # something was deleted meanwhile: the next turn sees it
-                idle = not (self._jobs or self._containers)
-                pause = 0.02 if self._containers else 0.5
+                pause = 0.02 if self._containers or self._jobs else 0.1
                 if self._timers:
                     pause = max(0.0, min(pause, self._timers[0][0] - time.monotonic()))
-                if idle or not self._jobs:
-                    self.store.changed.wait(pause if self._containers or self._timers else 0.1)
+                if self._again or not self._jobs:
+                    self.store.changed.wait(pause)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -246,7 +246,13 @@ class Controller:
                 continue
         jobs, self._jobs = self._jobs, {}
         for place in jobs:
+            if now < self._again.get(place, 0.0):
+                self._jobs[place] = None  # a large job is looked at a few times a second, whatever becomes of its pods
+                continue
             self._sync_job(*place)
+            pods = len(self._pods_of.get("/".join(place), ()))
+            if pods > 100:
+                self._again[place] = time.monotonic() + pods / 20_000
         self._schedule()
         for place, container in list(self._containers.items()):
             status = container.look()
@@ -387,7 +393,8 @@ class Controller:
     # -- pods -------------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        for place in list(self._waiting):
+        while self._waiting:
+            place = next(iter(self._waiting))
             if self.knobs.slots is not None and len(self._assigned) >= self.knobs.slots:
                 self._unschedulable(place)
                 return

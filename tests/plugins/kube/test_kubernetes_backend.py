@@ -263,6 +263,32 @@ def test_an_expired_token_is_read_again_and_else_told(backend, kubernetes_api, k
     assert backend.find("fk-train-1") == job
 
 
+def test_a_token_that_expires_while_jobs_run_is_told_until_there_is_another(
+    backend, kubernetes_api, kubeconfig
+) -> None:
+    kubernetes_api.set(token="a-token", longest_watch=0.2)
+    job = backend.submit(submission("sleep 1; exit 5"))
+    seen = Seen(backend, {job: 1}).until(running(1))
+    kubernetes_api.set(token="a-new-token")
+    until, errors = time.monotonic() + SOON, []
+    while len(errors) < 3:
+        assert time.monotonic() < until
+        try:
+            seen.look()
+        except BackendError as error:
+            errors.append(error)
+        time.sleep(0.02)
+    assert all("expired" in error.headline and error.transient for error in errors)
+    kubernetes_api.kubeconfig(kubeconfig, token="a-new-token")
+    while seen.only().phase != "failed":
+        assert time.monotonic() < until
+        try:
+            seen.look()
+        except BackendError:
+            time.sleep(0.02)
+    assert seen.only().exit_status == 5
+
+
 # -- following --------------------------------------------------------------------------------------------------------
 
 
@@ -418,6 +444,27 @@ def test_a_gang_fails_with_its_first_node_when_all_are_over(backend, kubernetes_
     assert "node 2" in state.message
     assert all(pod["status"]["phase"] == "Failed" for pod in kubernetes_api.pods())
     assert backend.last_lines(job, 0)[-1].startswith("node 2 of")
+
+
+def test_a_gang_whose_service_is_refused_leaves_nothing_behind(backend, kubernetes_api) -> None:
+    kubernetes_api.set(denied={"create services"})
+    with pytest.raises(BackendError, match="not allowed"):
+        backend.submit(submission("sleep 30", gang=3))
+    assert kubernetes_api.store.items("jobs") == []
+
+
+def test_a_gang_whose_service_was_not_made_gets_it_at_the_next_try(backend, kubernetes_api) -> None:
+    kubernetes_api.fault("^POST services", status=503)
+    with pytest.raises(BackendError):
+        backend.submit(submission(GANG, gang=2))
+    job = backend.submit(submission(GANG, gang=2))
+    assert Seen(backend, {job: 1}).ended().only().phase == "succeeded"
+
+
+def test_jobsets_that_may_only_be_looked_at_are_not_used(backend, kubernetes_api) -> None:
+    kubernetes_api.set(jobsets=True, denied={"create jobsets"})
+    job = backend.submit(submission(GANG, gang=2))
+    assert Seen(backend, {job: 1}).ended().only().phase == "succeeded"
 
 
 def test_a_gang_waits_until_every_node_has_a_machine_and_is_cancelled_as_one(backend, kubernetes_api) -> None:
