@@ -26,7 +26,7 @@ DEFAULT_REGION = "us-east-1"
 """Where S3 is looked for when nobody says otherwise, as the service's own tools do."""
 
 _DNS = re.compile(r"(?!.*--x-s3$)(?!xn--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_PLAIN_REGION = re.compile(r"(?!us-iso)[a-z]{2}-[a-z]+-\d+")
+_PLAIN_REGION = re.compile(r"[a-z]{2}-(gov-)?(?!iso)[a-z]+-\d+")
 
 
 class _Key(NamedTuple):
