@@ -8,7 +8,8 @@ to this machine may be given anew.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -219,6 +220,7 @@ def _take_over(
 ) -> tuple[Runtime, Watcher]:
     """Become the owner of the run, find out how it stands, and put its runtime together."""
     from flowkit.runtime.origin import read_origin
+    from flowkit.runtime.ownership import held
     from flowkit.runtime.reattach import read_past
     from flowkit.runtime.resume import plan
 
@@ -227,7 +229,7 @@ def _take_over(
     store = session.metadata_store(storage)
     parts = prepare(session, options, storage, executor)
     lease = _own(session, storage, store, run)
-    try:
+    with _released_on_error(lease), held(lease):
         if _end_of(storage, flow, run) is not None:
             raise _Ended
         origin = read_origin(storage, flow, run)
@@ -241,10 +243,8 @@ def _take_over(
         known = {(task.step, task.task): task for task in store.tasks(flow, run)}
         started = {place: task.attempt for place, task in known.items() if task.state in ("running", "lost")}
         past = read_past(storage, flow, run, lambda *place: place in origin.tasks, problems.append, started)
-    except BaseException:
-        lease.release()
-        raise
-    begun = _begun(session, storage, found)
+        missing = _missing_records(storage, flow, run, made, known)
+        begun = _begun(session, storage, found)
     write_run_id(options, flow, run, session)
     watcher = watch(session, store, again=True)
     watcher.run_started(flow, run, None)
@@ -263,9 +263,18 @@ def _take_over(
         lease=lease,
         past=past,
     )
-    runtime.add_records(_missing_records(storage, flow, run, made, known))
+    runtime.add_records(missing)
     runtime.add_records(past.records(flow, run))
     return runtime, watcher
+
+
+@contextmanager
+def _released_on_error(lease: Lease) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        lease.release()
+        raise
 
 
 def _own(session: Session, storage: Storage, store: MetadataStore, run: str) -> Lease:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flowkit.datastore.lease import Lease
-from flowkit.exceptions import StoreError
+from flowkit.exceptions import Conflict, StoreError
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 
 _RENEWALS = 4
@@ -111,3 +113,33 @@ class Ownership:
                 if works
                 else f"The run's lease cannot be renewed, trying on (nothing new starts once it has run out): {why}"
             )
+
+
+@contextmanager
+def held(lease: Lease) -> Iterator[None]:
+    """Keep a lease in a thread meanwhile, while there is no loop yet that does; whether it was lost is told after.
+
+    Raises
+    ------
+    LeaseLost
+        At the end, if somebody else has taken the run.
+    """
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(min(HEARTBEAT_INTERVAL, lease.expires_after / _RENEWALS)):
+            try:
+                lease.renew()
+            except StoreError:  # tried again in a moment; the check tells when it has lasted too long
+                continue
+            except Conflict:
+                return
+
+    thread = threading.Thread(target=keep, name="flowkit-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    lease.check()

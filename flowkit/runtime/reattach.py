@@ -9,15 +9,17 @@ that ran on the machine of the runtime ended with it: ``interrupted``, which is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flowkit.datastore.layout import launches_folder
 from flowkit.datastore.manifests import attempts, read_failure, write_failure
+from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import list_steps, list_tasks
+from flowkit.datastore.sealed import Damaged
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
-from flowkit.exceptions import DataError
+from flowkit.exceptions import DataError, StoreError
 from flowkit.metadata.records import TaskRecord
 from flowkit.model.coordinates import Coordinates
 from flowkit.model.launch import AttemptKind, Launch
@@ -129,21 +131,62 @@ def read_past(
     newest = {place: attempt for place, attempt in (started or {}).items() if not done(*place)}
     for step, task, attempt in rows:
         newest[step, task] = max(attempt, newest.get((step, task), -1))
-    failures: dict[tuple[str, str], list[Failure]] = {}
-    for step, task in dict.fromkeys((*newest, *_begun(storage, flow, run))):
-        if done(step, task):
-            continue
-        tried = [attempt for attempt in attempts(storage, flow, run, step, task) if attempt < _MOST_ATTEMPTS]
-        last = max(*tried, newest.get((step, task), -1), -1)
-        told = []
-        for attempt in range(last + 1):
-            found = _read(storage, flow, run, step, task, attempt)
-            if found is None and attempt == last and (step, task, attempt) in rows:
-                break  # it may be running
-            told.append(found or _interrupt(storage, flow, run, step, task, attempt))
-        if told:
-            failures[step, task] = told
+    reader = _Attempts(storage, flow, run, newest, rows)
+    begun = (place for place in dict.fromkeys((*newest, *_begun(storage, flow, run))) if not done(*place))
+    failures = {place: told for place, told in mapped_over(storage, reader.read, begun) if told}
     return Past(failures, jobs, rows)
+
+
+class _Attempts:
+    """Reads how the attempts of tasks ended."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        flow: str,
+        run: str,
+        newest: Mapping[tuple[str, str], int],
+        rows: Container[tuple[str, str, int]],
+    ) -> None:
+        self._storage = storage
+        self._run = (flow, run)
+        self._newest = newest
+        self._rows = rows
+
+    def read(self, place: tuple[str, str]) -> tuple[tuple[str, str], list[Failure]]:
+        """Return a task and how its attempts ended, but for one that may be running elsewhere."""
+        told: list[Failure] = []
+        last: int | None = None
+        for attempt in range(_MOST_ATTEMPTS):
+            found = self._failure(place, attempt)
+            if found is None:
+                if last is None:  # only now: of most tasks it is known without listing their folders
+                    last = self._last(place)
+                if attempt > last or (attempt == last and (*place, attempt) in self._rows):
+                    break
+                found = self._interrupt(place, attempt)
+            told.append(found)
+        return place, told
+
+    def _last(self, place: tuple[str, str]) -> int:
+        newest = self._newest.get(place, -1)
+        if (*place, newest) in self._rows:
+            return newest
+        tried = attempts(self._storage, *self._run, *place)
+        return max((attempt for attempt in tried if attempt < _MOST_ATTEMPTS), default=newest)
+
+    def _failure(self, place: tuple[str, str], attempt: int) -> Failure | None:
+        try:
+            found = read_failure(self._storage, *self._run, *place, attempt)
+        except Damaged:  # it has ended, and nobody knows how
+            return Failure(INTERRUPTED, "how it ended cannot be read", attempt=attempt)
+        # What was ended because the run was is to be done after all.
+        return replace(found, kind=INTERRUPTED) if found is not None and found.kind == "cancelled" else found
+
+    def _interrupt(self, place: tuple[str, str], attempt: int) -> Failure:
+        failure = Failure(INTERRUPTED, "its runtime ended while it ran", attempt=attempt, ended=time.time())
+        write_failure(self._storage, *self._run, *place, failure)
+        return failure
 
 
 def _begun(storage: Storage, flow: str, run: str) -> Iterator[tuple[str, str]]:
@@ -151,21 +194,6 @@ def _begun(storage: Storage, flow: str, run: str) -> Iterator[tuple[str, str]]:
         if step != PARAMETERS[0]:
             for task in list_tasks(storage, flow, run, step):
                 yield step, task
-
-
-def _read(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> Failure | None:
-    try:
-        found = read_failure(storage, flow, run, step, task, attempt)
-    except DataError:  # damaged: it has ended, and nobody knows how
-        return Failure(INTERRUPTED, "how it ended cannot be read", attempt=attempt)
-    # What was ended because the run was is to be done after all.
-    return replace(found, kind=INTERRUPTED) if found is not None and found.kind == "cancelled" else found
-
-
-def _interrupt(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> Failure:
-    failure = Failure(INTERRUPTED, "its runtime ended while it ran", attempt=attempt, ended=time.time())
-    write_failure(storage, flow, run, step, task, failure)
-    return failure
 
 
 def _submitted(
@@ -178,13 +206,18 @@ def _submitted(
     from flowkit.runtime.launch_list import read_rows
     from flowkit.runtime.submissions import read_submissions
 
-    jobs = read_submissions(storage, flow, run)
-    for place, job in enumerate(jobs):
+    def read(job: SubmittedJob) -> list[Launch]:
         try:
-            launches = read_rows(storage, job.key, job.rows)
+            return read_rows(storage, job.key, job.rows)
+        except StoreError:
+            raise
         except DataError as error:
             problem(f"The launches of the job {job.name} cannot be read, it is left alone: {error.headline}")
-            continue
+            return []
+
+    # Of jobs that have the same launch the one counts that came last.
+    jobs = sorted(read_submissions(storage, flow, run), key=lambda job: (job.tries, job.created))
+    for place, launches in enumerate(mapped_over(storage, read, jobs)):
         for launch in launches:
             for ref in nodes_of(launch):
                 task = str(ref.coordinates)
