@@ -136,6 +136,21 @@ def test_a_client_that_is_killed_in_mid_fan_out_loses_nothing(workspace, service
     assert "Run 1 has succeeded: there is nothing left to do." in again.output
 
 
+def test_a_run_on_s3_is_taken_over_from_another_machine(workspace, service, effects, aws) -> None:
+    workspace.write("flow.py", SMALL)
+    workspace.env.update(aws.env, FLOWKIT_DATASTORE=f"s3://{aws.bucket()}/runs", FLOWKIT_LEASE_SECONDS="2")
+    client = workspace.start(*RUN)
+    service.wait_for("train", 3)
+    client.kill()
+    client.communicate()
+    effects.let_end()
+    workspace.env["FLOWKIT_CACHE"] = str(workspace.path.parent / "another-cache")  # it knows nothing of the run
+    done = workspace.run("resume", "--reattach", check=True)
+    assert "squares [0, 1, 4]" in done.stdout
+    assert effects.attempts == Counter(f"{index} 0" for index in range(3))
+    assert service.submitted == ["train 3"]
+
+
 def test_a_client_that_slept_finds_that_it_has_lost_the_run(workspace, service, effects) -> None:
     workspace.write("flow.py", SMALL)
     workspace.env["FLOWKIT_LEASE_SECONDS"] = "2"
