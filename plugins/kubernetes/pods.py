@@ -133,9 +133,9 @@ def _failed(state: PodState, status: Mapping[str, Any], inner: Mapping[str, Any]
     )
     told = f"{reason}: {message}" if reason and message else reason or message
     if ended.get("reason") == "OOMKilled":
-        return failed._replace(cause="oom", message="killed for its memory (OOMKilled)")
+        return failed._replace(cause="oom", message="OOMKilled")
     if reason == "DeadlineExceeded":
-        return failed._replace(cause="timeout", message="it took longer than the pod's limit (DeadlineExceeded)")
+        return failed._replace(cause="timeout", message="DeadlineExceeded")
     if reason == "Evicted" and "low on resource: memory" in message and "exceed" in message:
         # The machine had no memory left, and this pod had taken more than it asked for.
         return failed._replace(cause="oom", message=told)

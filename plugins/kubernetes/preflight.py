@@ -14,7 +14,7 @@ OLDEST = (1, 29)
 """The first version of Kubernetes whose Indexed Jobs fail single rows (``backoffLimitPerIndex``)."""
 
 _NEEDED = (
-    ("batch", "jobs", None, ("create", "get", "list", "patch", "delete")),
+    ("batch", "jobs", None, ("create", "get", "list", "delete")),
     ("", "pods", None, ("list", "watch", "deletecollection")),
 )
 _GUIDE = "docs/kubernetes.md lists what is needed"
