@@ -119,7 +119,7 @@ class RowState(NamedTuple):
     cause : str or None
         For ``failed``: see `Cause`.
     message : str
-        What the service says about it, one line; shown to the user.
+        What the service says about it, one line; shown to the user, of a row that waits too (why it does).
     exit_status : int or None
         Of the container's program.
     """

@@ -92,6 +92,8 @@ class Jobs:
         self._silent_since: float | None = None
         self._told_silent: str | None = None
         self._stopped = False
+        self._waits: set[tuple[str, str]] = set()
+        """What was told of jobs that wait, by step: each thing once."""
 
     # -- orders -----------------------------------------------------------------------------------------------------
 
@@ -392,6 +394,9 @@ class Jobs:
         if row.phase != state.phase:
             row.phase = state.phase
             self._changed = now
+        if state.phase == "queued" and state.message and (job.step, state.message) not in self._waits:
+            self._waits.add((job.step, state.message))
+            self._notice(f"{row.launch.ref} waits for a machine: {state.message}")
         ran = state.phase == "succeeded" or state.cause in ("exit", "oom", "timeout")
         if (state.phase == "running" or ran) and not row.told:
             row.told = True

@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from batch_account import prepare
 from moto.batch import models, responses
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
@@ -82,7 +83,8 @@ class BatchService:
         self.hold = False
         self.lose: Counter[str] = Counter()
         """Operations whose next answers get lost, after they were carried out."""
-        self.throttle: Counter[str] = Counter()
+        self.refuse: dict[str, tuple[int, str]] = {}
+        """Operations whose next call is refused, with a status and a code."""
         self.parallel = 4
         self.started: list[str] = []
         """Ids of what was executed, in order."""
@@ -150,7 +152,8 @@ class BatchService:
 
     def jobs(self) -> list[models.Job]:
         """Return the jobs that were submitted, oldest first; children are not among them."""
-        return [job for job in self.backend._jobs.values() if ":" not in job.job_id]
+        with self._lock:
+            return [job for job in self.backend._jobs.values() if ":" not in job.job_id]
 
     # -- what tests do to jobs --------------------------------------------------------------------------------------
 
@@ -175,16 +178,17 @@ class BatchService:
 
     def set(self, name: str, status: str, **told: Any) -> None:
         """Put a job (with `hold`) into a state; `told` as in `_finish`."""
-        job = self.job(name)
-        if status in ("SUCCEEDED", "FAILED"):
-            self._finish(job, told, succeeded=status == "SUCCEEDED")
-        else:
-            job.status = status
-            if status == "RUNNING":
-                job.job_started_at = datetime.now()
-            if "statusReason" in told:
-                job.job_stopped_reason = told["statusReason"]
-        self._update_parent(name.partition(":")[0])
+        with self._lock:
+            job = self.job(name)
+            if status in ("SUCCEEDED", "FAILED"):
+                self._finish(job, told, succeeded=status == "SUCCEEDED")
+            else:
+                job.status = status
+                if status == "RUNNING":
+                    job.job_started_at = datetime.now()
+                if "statusReason" in told:
+                    job.job_stopped_reason = told["statusReason"]
+            self._update_parent(name.partition(":")[0])
 
     def _kill(self, name: str, ending: dict[str, Any]) -> None:
         with self._lock:
@@ -359,9 +363,8 @@ class BatchService:
 
         def answered(response: Any) -> Any:
             self.calls[operation] += 1
-            if self.throttle[operation] > 0:
-                self.throttle[operation] -= 1
-                return _refused(429, "TooManyRequestsException")
+            if operation in self.refuse:
+                return _refused(*self.refuse.pop(operation))
             with self._lock:
                 told = answer(response)
             if self.lose[operation] > 0:
@@ -506,42 +509,3 @@ def opened() -> Iterator[BatchService]:
         yield service
     finally:
         service.close()
-
-
-BUCKET = "flowkit-batch"
-QUEUE, FARGATE_QUEUE, DISABLED_QUEUE = "flowkit-queue", "flowkit-fargate", "flowkit-off"
-ROLE = f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/flowkit-job"
-
-
-def prepare(service: BatchService) -> None:
-    """Make what docs/batch.md tells people to make."""
-    service.client("s3").create_bucket(Bucket=BUCKET)
-    iam, ec2, batch = service.client("iam"), service.client("ec2"), service.client("batch")
-    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
-    role = iam.create_role(RoleName="flowkit-batch-service", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
-    iam.create_instance_profile(InstanceProfileName="flowkit-instances")
-    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
-    network = {"subnets": [subnet], "securityGroupIds": [group]}
-    machines = {
-        "type": "EC2", "minvCpus": 0, "desiredvCpus": 0, "maxvCpus": 64, "instanceRole": "flowkit-instances",
-        "instanceTypes": ["m5.large", "m5.4xlarge"], **network,
-    }  # fmt: skip
-    for name, resources in (
-        ("flowkit-ec2", machines),
-        ("flowkit-fargate", {"type": "FARGATE", "maxvCpus": 64, **network}),
-    ):
-        batch.create_compute_environment(
-            computeEnvironmentName=name, type="MANAGED", state="ENABLED", serviceRole=role, computeResources=resources
-        )
-    for name, environment, state in (
-        (QUEUE, "flowkit-ec2", "ENABLED"),
-        (FARGATE_QUEUE, "flowkit-fargate", "ENABLED"),
-        (DISABLED_QUEUE, "flowkit-ec2", "DISABLED"),
-    ):
-        batch.create_job_queue(
-            jobQueueName=name,
-            state=state,
-            priority=1,
-            computeEnvironmentOrder=[{"order": 1, "computeEnvironment": environment}],
-        )

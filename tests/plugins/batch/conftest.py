@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 pytest.importorskip("boto3")
 pytest.importorskip("moto.server")
 
-from batch_service import BUCKET, QUEUE, BatchService, opened
+from batch_account import BUCKET, QUEUE
+from batch_service import BatchService, opened
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def service(batch_server: BatchService) -> Iterator[BatchService]:
     yield batch_server
     batch_server.hold = batch_server.spare_starting = False
     batch_server.lose.clear()
-    batch_server.throttle.clear()
+    batch_server.refuse.clear()
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 
 import pytest
-from batch_service import BUCKET, DISABLED_QUEUE, EVICTED, FARGATE_QUEUE, OUT_OF_MEMORY, ROLE, TIMED_OUT
+from batch_account import BUCKET, DISABLED_QUEUE, FARGATE_QUEUE, ROLE
+from batch_service import EVICTED, OUT_OF_MEMORY, TIMED_OUT
 
 from flowkit.decorators.contract import ExecutorRequest
 from flowkit.plugins.aws import batch_states, session
@@ -100,11 +101,23 @@ def test_a_lost_answer_is_told_as_one_and_the_job_is_found(held, backend) -> Non
     assert backend.find(job.name) is not None
 
 
-def test_throttling_is_told_as_an_answer_worth_another_try(held, backend) -> None:
-    held.throttle["DescribeJobs"] = 1
-    with pytest.raises(BackendError) as raised:
+@pytest.mark.parametrize(
+    ("status", "code", "word", "transient", "answered"),
+    [
+        (429, "TooManyRequestsException", "slow down", True, True),
+        (500, "ServerException", "did not answer", True, False),
+        (403, "ExpiredTokenException", "have expired", True, True),
+        (403, "AccessDeniedException", "permission denied", False, True),
+        (403, "UnrecognizedClientException", "does not accept", False, True),
+        (400, "ClientException", "asked for by a test", False, True),
+    ],
+)
+def test_refusals_are_told_apart(held, backend, status, code, word, transient, answered) -> None:
+    """Expired credentials are no end: jobs go on, and are looked at again with new ones."""
+    held.refuse["DescribeJobs"] = (status, code)
+    with pytest.raises(BackendError, match=word) as raised:
         list(backend.states({"x": 1}))
-    assert (raised.value.transient, raised.value.answered) == (True, True)
+    assert (raised.value.transient, raised.value.answered) == (transient, answered)
     assert list(backend.states({"x": 1})) == []
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from batch_service import QUEUE
+from batch_account import QUEUE
 
 FAN = """
     import os
@@ -213,6 +213,21 @@ def test_an_image_that_does_not_exist_fails_the_run_and_is_named(cloud, service)
     assert "CannotPullContainerError" in done.output
     assert service.calls["SubmitJob"] == 1  # nothing mends it
     assert service.started == []
+
+
+def test_what_a_job_waits_for_is_told(cloud, service) -> None:
+    cloud.write("flow.py", ONE.replace('image="missing/image:1"', ""))
+    service.hold = True
+    before = len(service.jobs())
+    process = cloud.start("run")
+    wait_until(lambda: len(service.jobs()) > before, "the job is submitted")
+    service.set(service.jobs()[-1].job_id, "RUNNABLE", statusReason="CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - none")
+    looks = service.calls["DescribeJobs"]
+    wait_until(lambda: service.calls["DescribeJobs"] >= looks + 3, "the job is looked at")
+    service.hold = False
+    out = finished(process)
+    assert process.returncode == 0, out
+    assert out.count("work/0 waits for a machine: CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY") == 1
 
 
 def test_secrets_reach_the_task_and_nothing_else(cloud, service) -> None:
