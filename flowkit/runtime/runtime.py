@@ -32,6 +32,7 @@ from flowkit.runtime.executor import Ended, Executor, Output, Started
 from flowkit.runtime.failures import silent_failure as silent_failure
 from flowkit.runtime.gang import nodes_of, publish
 from flowkit.runtime.reporter import Reporter, RunFailure
+from flowkit.runtime.run_index import RunIndex
 from flowkit.runtime.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -98,9 +99,8 @@ class Runtime:
         self.executors = executors
         self.reporter = reporter
         self.outcome = RunFailure()
-        self._records: list[RunRecord | TaskRecord] = []
+        self._index = RunIndex(store, reporter.notice)
         self._results: dict[TaskRef, Manifest | None] = {}
-        self._store_works = True
         self._signals: list[int] = []
         self._stopping: str | None = None
         self._withdrawn = False
@@ -125,7 +125,7 @@ class Runtime:
         Conflict
             If somebody else has taken the run over. Nothing of it is written then, and its jobs are left alone.
         """
-        self._records.append(self.record)
+        self._index.add(self.record)
         # Another process may hold the index locked for a while: the loop does not wait for it, the last flush does.
         patience, self.store.patience = self.store.patience, LOOP_PATIENCE
         wakeup = self._catch_signals()
@@ -145,7 +145,7 @@ class Runtime:
 
     def _loop(self, wakeup: int) -> None:
         self._notices(self.scheduler.start())
-        self._flush()  # before anything starts: a run that has results is one that the index knows
+        self._index.flush()  # before anything starts: a run that has results is one that the index knows
         if self._catch_up is not None:
             self._catch_up.report = self._report_failure
             self._catch_up.begin(self.executors, now=self._now())
@@ -153,7 +153,7 @@ class Runtime:
             if not self._is_ours(wakeup):
                 continue
             self._launch()
-            self._flush()
+            self._index.flush()
             if self._detach and self._can_leave():
                 self.left = DETACHED
                 break
@@ -236,7 +236,7 @@ class Runtime:
         now = self._now()
         if now >= self._beat_at:
             self._beat_at = now + HEARTBEAT_INTERVAL
-            self._heartbeat(time.time())
+            self._index.heartbeat(self.record.flow, self.record.run, time.time())
         if now >= self._look_at:
             self._look_at = now + self._look_every
             if self._stopping is None:
@@ -346,7 +346,7 @@ class Runtime:
         reason: str | None = None,
         pid: int | None = None,
     ) -> None:
-        self._records.append(
+        self._index.add(
             TaskRecord(
                 self.record.flow,
                 self.record.run,
@@ -475,11 +475,14 @@ class Runtime:
         """Let go of a run that goes on elsewhere; who reattaches to it goes on from what it has done by then."""
         if self._ownership is not None:
             self._ownership.confirm()
+        for name, each in self.executors.items():
+            if not each.elsewhere and not self.scheduler.busy(name):
+                each.settle()
         left = sum(executor.detach() for executor in self.executors.values())
         reason = f"{why}, while {left:,} {'task goes' if left == 1 else 'tasks go'} on elsewhere"
         self.record = self.record._replace(state="lost", reason=reason, heartbeat=time.time())
-        self._records.append(self.record)
-        self._flush(last=True)
+        self._index.add(self.record)
+        self._index.flush(last=True)
         if self._ownership is not None:
             self._ownership.release()
         return "detached"
@@ -488,7 +491,7 @@ class Runtime:
         """Somebody else has the run: what goes on elsewhere is theirs, and nothing is written any more."""
         for executor in self.executors.values():
             executor.detach()
-        self._records = []
+        self._index.drop()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -514,8 +517,8 @@ class Runtime:
             write_end(self.storage, self.record.flow, self.record.run, end)
         except StoreError as error:  # what the tasks committed is there all the same
             self.reporter.notice(f"How the run ended could not be recorded: {error.headline}")
-        self._records.append(self.record)
-        self._flush(last=True)
+        self._index.add(self.record)
+        self._index.flush(last=True)
         if self._ownership is not None:
             self._ownership.release()
         return state
@@ -524,28 +527,4 @@ class Runtime:
 
     def add_records(self, records: Sequence[RunRecord | TaskRecord]) -> None:
         """Have records written with the next turn (clones, the parameters' task)."""
-        self._records += records
-
-    def _flush(self, *, last: bool = False) -> None:
-        if not self._records:
-            return
-        try:
-            self.store.write(self._records)
-        except StoreError as error:
-            # The datastore is the truth: a run does not fail because its index cannot be written.
-            if self._store_works:
-                self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
-            self._store_works = False
-            if last:
-                self.reporter.notice("Records of this run are missing; add them with: flowkit metadata rebuild")
-            return
-        self._store_works = True
-        self._records = []
-
-    def _heartbeat(self, now: float) -> None:
-        try:
-            self.store.heartbeat(self.record.flow, self.record.run, now)
-        except StoreError as error:
-            if self._store_works:
-                self.reporter.notice(f"The metadata cannot be written, the run goes on: {error.headline}")
-            self._store_works = False
+        self._index.extend(records)
