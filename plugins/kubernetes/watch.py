@@ -135,6 +135,7 @@ class PodWatch:
             try:
                 if version is None:
                     version = self._list()
+                    failures = 0
                 version = self._follow(version)
                 failures = 0
             except BackendError as error:

@@ -245,3 +245,51 @@ def test_what_is_wrong_is_told_before_a_run_begins(cluster, kubernetes_api, trou
     assert words in failed.output
     assert "Traceback" not in failed.output
     assert kubernetes_api.requests["POST jobs"] == 0
+
+
+SLOW = """
+    import time
+
+    from flowkit import FlowSpec, kubernetes, step
+
+
+    class Slow(FlowSpec):
+        @step
+        def start(self):
+            self.items = list(range(4))
+            self.next(self.each, foreach="items")
+
+        @kubernetes
+        @step
+        def each(self):
+            print("begun", flush=True)
+            time.sleep(0 if self.input < 2 else 8)
+            self.square = self.input**2
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            print("squares", [task.square for task in inputs])
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+
+    if __name__ == "__main__":
+        Slow()
+"""
+
+
+def test_a_run_whose_client_was_killed_is_taken_over_and_nothing_is_submitted_twice(cluster, kubernetes_api) -> None:
+    cluster.env["FLOWKIT_LEASE_SECONDS"] = "3"
+    cluster.write("flow.py", SLOW)
+    process = cluster.start("run")
+    until(lambda: sum(pod["status"]["phase"] == "Succeeded" for pod in kubernetes_api.pods()) == 2)
+    process.kill()
+    process.communicate()
+    done = cluster.run("resume", "--reattach", check=True)
+    assert "squares [0, 1, 4, 9]" in done.stdout
+    assert kubernetes_api.requests["POST jobs"] == 1
+    assert len(kubernetes_api.pods()) == 4
