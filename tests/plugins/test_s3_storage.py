@@ -615,7 +615,7 @@ def test_a_service_that_cannot_be_reached(aws, root: str, monkeypatch: pytest.Mo
     aws.set(AWS_ENDPOINT_URL=gone)
     refused(root, "cannot be reached", "FLOWKIT_S3_ENDPOINT_URL")
     aws.set(AWS_ENDPOINT_URL="http://no-such-host.invalid:1")
-    refused(root, "cannot be reached", "FLOWKIT_S3_ENDPOINT_URL")
+    assert "cannot be reached" in _message(lambda: S3Storage(root).read("x"))
     aws.set(AWS_ENDPOINT_URL="what://is this")
     assert _message(lambda: S3Storage(root).read("x"))
 

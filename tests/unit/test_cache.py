@@ -48,7 +48,7 @@ def copies(folder: Path) -> set[str]:
     return {file.name for file in folder.glob("??/*")}
 
 
-SMALL, LARGE = b"s" * 5000, os.urandom(1 << 10) * 3000
+SMALL, LARGE = b"s" * 5000, b"large" + os.urandom(1 << 10) * 3000
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
