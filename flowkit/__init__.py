@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         FlowkitS3URLException,
     )
     from flowkit.plugins.aws.s3_objects import S3GetObject, S3Object, S3PutObject
+    from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
     from flowkit.version import __version__
 
@@ -91,6 +92,7 @@ __all__ = [
     "current",
     "default_metadata",
     "default_namespace",
+    "docker",
     "environment",
     "exceptions",
     "exit_hook",
@@ -123,6 +125,7 @@ _HOMES: dict[str, str] = {
     "current": "flowkit.context",
     "batch": "flowkit.plugins.aws.batch_decorator",
     "catch": "flowkit.decorators.catch",
+    "docker": "flowkit.plugins.docker.decorator",
     "environment": "flowkit.decorators.environment",
     "exit_hook": "flowkit.decorators.exit_hook",
     "package": "flowkit.decorators.package",
