@@ -12,16 +12,13 @@ import itertools
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kube_pods import INDEX, JOB_NAME, container_state, index_of, new_pod, ranges
 from kube_process import Container, environment_of, memory_limit
 from kube_store import Change, Refusal, Store, stamp
-
-INDEX = "batch.kubernetes.io/job-completion-index"
-JOB_NAME = "batch.kubernetes.io/job-name"
 
 
 @dataclass
@@ -299,7 +296,7 @@ class Controller:
         elif len(succeeded | failed.keys()) >= completions:
             conditions = [("Failed", "FailedIndexes", "Job has failed indexes")]
         else:
-            self._create_pods(job, succeeded | failed.keys() | {_index(pod) for pod in active.values()}, len(active))
+            self._create_pods(job, succeeded | failed.keys() | {index_of(pod) for pod in active.values()}, len(active))
         self._job_status(namespace, name, succeeded, failed, active, conditions)
 
     def _create_pods(self, job: dict[str, Any], taken: set[int], active: int) -> None:
@@ -311,7 +308,7 @@ class Controller:
         for index in range(job["spec"].get("completions", 1)):
             if index not in taken and active < job["spec"].get("parallelism", 1):
                 active += 1
-                self.store.create("pods", _new_pod(job, index))
+                self.store.create("pods", new_pod(job, index))
 
     def _job_status(
         self, namespace: str, name: str, succeeded: set[int], failed: dict[int, bool],
@@ -323,9 +320,9 @@ class Controller:
             status.setdefault("startTime", stamp())
             status.update(active=len(active), ready=ready, succeeded=len(succeeded), failed=len(failed))
             if job["spec"].get("completionMode") == "Indexed":
-                status["completedIndexes"] = _ranges(succeeded)
+                status["completedIndexes"] = ranges(succeeded)
                 if "backoffLimitPerIndex" in job["spec"]:
-                    status["failedIndexes"] = _ranges(set(failed))
+                    status["failedIndexes"] = ranges(set(failed))
             for kind, reason, message in conditions:
                 status.setdefault("conditions", []).append(
                     {
@@ -347,7 +344,7 @@ class Controller:
 
     def _count(self, pod: dict[str, Any], *, failed: bool) -> None:
         owner = pod["metadata"]["ownerReferences"][0]["uid"]
-        index = _index(pod)
+        index = index_of(pod)
         if failed:
             self._failures.setdefault(owner, {}).setdefault(index, True)
         else:
@@ -457,7 +454,7 @@ class Controller:
             variables["FLOWKIT_MAIN_HOST"] = "localhost"
         started = {"running": {"startedAt": stamp()}}
         self._status(
-            namespace, name, lambda status: status.update(phase="Running", containerStatuses=[_state(started)])
+            namespace, name, lambda status: status.update(phase="Running", containerStatuses=[container_state(started)])
         )
         if not self.knobs.execute:
             return self._after(self.knobs.simulated, lambda: self._end_simulated(namespace, name))
@@ -482,7 +479,7 @@ class Controller:
             self._finish(namespace, name, "Succeeded", {"exitCode": 0, "reason": "Completed"})
 
     def _wait(self, namespace: str, name: str, reason: str, message: str) -> None:
-        waiting = _state({"waiting": {"reason": reason, "message": message}})
+        waiting = container_state({"waiting": {"reason": reason, "message": message}})
         self._status(namespace, name, lambda status: status.update(containerStatuses=[waiting]))
 
     def _ended(self, place: tuple[str, str], container: Container, code: int) -> None:
@@ -512,7 +509,7 @@ class Controller:
         def change(status: dict[str, Any]) -> None:
             status.update(phase=phase, **(extra or {}))
             status["containerStatuses"] = [
-                _state({"terminated": {"finishedAt": stamp(), "startedAt": stamp(), **ended}})
+                container_state({"terminated": {"finishedAt": stamp(), "startedAt": stamp(), **ended}})
             ]
 
         self._status(namespace, name, change)
@@ -544,66 +541,3 @@ class Controller:
                 "lastTimestamp": stamp(),
             },
         )
-
-
-def _new_pod(job: dict[str, Any], index: int) -> dict[str, Any]:
-    spec, metadata = job["spec"], job["metadata"]
-    template = spec["template"]
-    inherited = template.get("metadata") or {}
-    labels = {
-        **inherited.get("labels", {}),
-        JOB_NAME: metadata["name"],
-        "batch.kubernetes.io/controller-uid": metadata["uid"],
-    }
-    annotations = dict(inherited.get("annotations", {}))
-    pod = {**template["spec"]}
-    prefix = metadata["name"]
-    if spec.get("completionMode") == "Indexed":
-        prefix = f"{metadata['name']}-{index}"
-        labels[INDEX] = annotations[INDEX] = str(index)
-        pod["hostname"] = prefix
-    owner = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-        "controller": True,
-    }
-    return {
-        "metadata": {
-            "name": f"{prefix}-{uuid.uuid4().hex[:5]}",
-            "namespace": metadata["namespace"],
-            "labels": labels,
-            "annotations": annotations,
-            "ownerReferences": [owner],
-        },
-        "spec": pod,
-        "status": {"phase": "Pending"},
-    }
-
-
-def _state(state: dict[str, Any]) -> dict[str, Any]:
-    running = "running" in state
-    return {
-        "name": "main",
-        "image": "",
-        "imageID": "",
-        "ready": running,
-        "restartCount": 0,
-        "started": running,
-        "state": state,
-    }
-
-
-def _index(pod: dict[str, Any]) -> int:
-    return int(pod["metadata"]["annotations"].get(INDEX, "0"))
-
-
-def _ranges(numbers: set[int]) -> str:
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)

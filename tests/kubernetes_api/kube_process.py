@@ -52,15 +52,19 @@ class Container:
             **variables,
         }
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=work,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
 
     def end(self, why: str | None, grace: float) -> None:
         """Ask it to end, and kill it after a grace; `why` is told as the reason of its end."""
