@@ -57,6 +57,7 @@ class Calls:
         The call is told whether to try the quick way: only the first time, since the client knows more of errors.
         """
         first = fresh = True
+        renewals = session.renewals()
 
         def once() -> T:
             nonlocal first
@@ -79,7 +80,8 @@ class Calls:
                     raise
                 if expired(error) and fresh:
                     fresh = False
-                    if session.renewed(self.role):
+                    if session.renewed(self.role, renewals):
+                        self._odd = 0
                         continue
                 raise self._outcome(error, action, key) from error
             self._answered = self._exists = True

@@ -41,6 +41,7 @@ _clients: dict[_Key, Any] = {}
 _wires: dict[tuple[str, str | None, str | None], Wire | None] = {}
 _sessions: dict[str | None, Any] = {}
 _warm = False
+_renewals = 0
 
 
 def client(service: str, *, region: str | None = None, role: str | None = None, endpoint: str | None = None) -> Any:
@@ -141,12 +142,31 @@ def forget() -> None:
         _sessions.clear()
 
 
-def renewed(role: str | None = None) -> bool:
-    """Drop all clients after credentials have expired; return whether there are other ones now."""
+def renewals() -> int:
+    """Return how often credentials have been replaced in this process, for `renewed`."""
+    return _renewals
+
+
+def renewed(role: str | None, before: int) -> bool:
+    """Drop all clients after credentials have expired; return whether there are other ones by now.
+
+    Parameters
+    ----------
+    role : str, optional
+        Whose credentials.
+    before : int
+        What `renewals` said before the call that failed: another thread may have replaced them since.
+    """
+    global _renewals
     with _lock:
+        if _renewals != before:
+            return True
         old = _keys(role)
         forget()
-        return _keys(role) != old
+        if _keys(role) == old:
+            return False
+        _renewals += 1
+        return True
 
 
 def _keys(role: str | None) -> tuple[str, str | None] | None:

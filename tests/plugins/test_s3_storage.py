@@ -595,7 +595,12 @@ def test_credentials_that_expire_and_are_renewed(aws, root: str) -> None:
         return expire(method, path, headers) if "OLDKEY/" in str(headers) else None
 
     folder = Path(aws.env["AWS_CONFIG_FILE"]).parent
-    (folder / "credentials").write_text("[default]\naws_access_key_id=OLDKEY\naws_secret_access_key=s\n")
+
+    def credentials(key: str) -> None:
+        (folder / "new").write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=s\n")
+        os.replace(folder / "new", folder / "credentials")
+
+    credentials("OLDKEY")
     with Trouble(aws.endpoint, answer=answer) as trouble:
         aws.set(
             AWS_ENDPOINT_URL=trouble.url,
@@ -604,9 +609,19 @@ def test_credentials_that_expire_and_are_renewed(aws, root: str) -> None:
             AWS_SHARED_CREDENTIALS_FILE=str(folder / "credentials"),
         )
         assert "have expired" in _message(lambda: storage.read("x"))
-        (folder / "credentials").write_text("[default]\naws_access_key_id=NEWKEY\naws_secret_access_key=s\n")
+        credentials("NEWKEY")
         assert storage.read("x") == b"1"
         assert storage.replace_version("x", b"2", storage.read_version("x").version)
+
+        def turn(method: str, path: str, headers):
+            if "OLDKEY/" in str(headers):
+                credentials("NEWKEY")
+            return answer(method, path, headers)
+
+        credentials("OLDKEY")
+        session.forget()
+        trouble.answer = turn
+        assert _together([lambda: storage.read("x")] * 8) == [b"2"] * 8
 
 
 def test_a_service_that_cannot_be_reached(aws, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
