@@ -102,6 +102,7 @@ class KubernetesBackend(Backend):
         run, defaults = self._owner(), self._defaults()
         namespace = manifests.namespace_of(submission.request.resources, defaults)
         self._namespaces.add(namespace)
+        self._follow({namespace})  # from before there is a pod: one that is gone soon would never be heard of
         jobset = bool(submission.gang) and self._jobsets(namespace)
         job = JobId(namespace, object_name(submission.name), "jobset" if jobset else "job", submission.gang)
         try:
@@ -275,6 +276,8 @@ class KubernetesBackend(Backend):
             self._failing.pop(news.namespace, None)
             if news.listed is not None:
                 self._synced.add(news.namespace)
+                # What came and went before this list is known to the jobs only.
+                self._jobs_due = min(self._jobs_due, time.time() + self.unseen_patience)
                 self._book.listed(news.namespace, news.listed)
             elif news.pod is not None and news.gone:
                 self._book.vanished(news.namespace, news.pod)

@@ -344,6 +344,18 @@ def test_another_process_takes_a_run_over_with_the_ids_alone(backend, kubernetes
     again.close()
 
 
+def test_a_pod_that_came_and_went_unheard_of_is_found_out_by_its_job(backend, kubernetes_api) -> None:
+    kubernetes_api.fault("^GET pods", delay=1.5, status=1)
+    job = backend.submit(submission("sleep 30"))
+    list(backend.states({job: 1}))
+    deadline = time.monotonic() + SOON
+    while not any(pod["status"]["phase"] == "Running" for pod in kubernetes_api.pods()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kubernetes_api.lose("default", kubernetes_api.pods()[0]["metadata"]["name"])
+    assert Seen(backend, {job: 1}).ended().only().cause == "lost"
+
+
 def test_a_change_wakes_who_waits_for_the_descriptor(backend) -> None:
     import select
 
