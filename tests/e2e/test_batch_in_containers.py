@@ -48,12 +48,12 @@ FAN = """
 
 @pytest.fixture
 def cloud(batch_in_containers, docker):
-    import batch_service
+    import batch_account
 
     docker.env.update(
         batch_in_containers.environment,
-        FLOWKIT_BATCH_QUEUE=batch_service.QUEUE,
-        FLOWKIT_DATASTORE=f"s3://{batch_service.BUCKET}/{uuid.uuid4().hex}",
+        FLOWKIT_BATCH_QUEUE=batch_account.QUEUE,
+        FLOWKIT_DATASTORE=f"s3://{batch_account.BUCKET}/{uuid.uuid4().hex}",
     )
     return docker
 
