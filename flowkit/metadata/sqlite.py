@@ -121,9 +121,9 @@ class SqliteMetadata(RelationalMetadata):
             if connection is not None:
                 self._release(connection)
 
-    def __del__(self) -> None:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the interpreter modules are emptied, and SQLite closes its files by itself.
-        if getattr(self, "_connection", None) is not None and not sys.is_finalizing():
+        if getattr(self, "_connection", None) is not None and not ending():
             self.close()
 
     # -- transactions ----------------------------------------------------------------------------------------------
@@ -232,7 +232,11 @@ class SqliteMetadata(RelationalMetadata):
             connection = self._open_read_only() if self._read_only else self._open_to_write()
             self._connection = connection
             self._pid = os.getpid()
-            complete = self._patiently(lambda: connection.execute(sql.FACT, ("complete",)).fetchone())
+            try:
+                complete = self._patiently(lambda: connection.execute(sql.FACT, ("complete",)).fetchone())
+            except BaseException:
+                self.close()
+                raise
             self.fresh = complete is None
 
     def _open_to_write(self) -> sqlite3.Connection:
