@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowkit.client.rebuild import rebuild
 from flowkit.datastore.root import open_storage
 from flowkit.metadata.records import RunRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
-from flowkit.client.rebuild import rebuild
 
 if TYPE_CHECKING:
     from conftest import Workspace

@@ -204,7 +204,11 @@ def test_a_run_is_left_where_it_goes_on_again_and_again(workspace, service, effe
 
 def test_a_closed_terminal_leaves_the_jobs(workspace, service, effects) -> None:
     workspace.write("flow.py", SMALL)
-    client = workspace.start(*RUN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may be run under nohup
+    try:
+        client = workspace.start(*RUN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     service.wait_for("train", 3)
     client.send_signal(signal.SIGHUP)
     output = "".join(client.communicate(timeout=60))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowkit.client.rebuild import Summary, rebuild, remake
 from flowkit.datastore import layout
 from flowkit.datastore.manifests import write_clones, write_failure, write_manifest
 from flowkit.datastore.memory import MemoryStorage
@@ -22,7 +23,6 @@ from flowkit.metadata.sqlite import SqliteMetadata, set_aside
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
-from flowkit.client.rebuild import Summary, rebuild, remake
 
 NOW = time.time()
 FLOW = "Train"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,6 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(wrong(cpu=-1, image="a b", privileged=None, inferentia=1, trainium=1)) == 4
 
 
-def test_the_decorator_imports_nothing_of_aws() -> None:
+def test_the_decorator_imports_nothing_of_aws(tmp_path: Path) -> None:
     code = "import flowkit, sys; flowkit.batch; assert not {'boto3', 'botocore'} & set(sys.modules), sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
