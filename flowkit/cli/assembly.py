@@ -117,16 +117,14 @@ def assemble(
     )
     executors: dict[str, Any] = {executor.name: executor} if parts.lanes is None else parts.lanes.executors
     ownership = catch_up = None
-    if parts.elsewhere is not None and lease is None:
-        lease = _own(storage, record)
+    if parts.elsewhere is not None and parts.package is not None:
+        lease = lease or _own(storage, record)
+        timeouts = {name: item.timeout for name, item in attempts.items() if item.timeout is not None}
+        executors = {**executors, **parts.elsewhere.executors(record, parts.package, timeouts, lease.check)}
     if lease is not None:
         from flowkit.runtime.ownership import Ownership
 
         ownership = Ownership(lease, watcher.notice)
-    if parts.elsewhere is not None and parts.package is not None and lease is not None:
-        timeouts = {name: item.timeout for name, item in attempts.items() if item.timeout is not None}
-        made = parts.elsewhere.executors(record, parts.package, timeouts, lease.check)
-        executors = {**executors, **made}
     if past is not None:
         from flowkit.runtime.reattach import CatchUp
 
@@ -143,17 +141,22 @@ def assemble(
         detach=options["detach"],
         answers=_answers(session) if parts.elsewhere is not None else None,
     )
-    config = task_config(storage, definition, run.parameters)
+    config = _executor_config(session, options, storage, record.run, attempts)
+    _configure(executor, storage, record, {**config, **task_config(storage, definition, run.parameters)})
+    while executor.notices:
+        watcher.notice(executor.notices.pop(0))
+    return runtime
+
+
+def _configure(executor: LocalExecutor, storage: Storage, record: RunRecord, config: dict[str, Any]) -> None:
+    """Tell the local executor what holds for the run, and where its tasks' logs go."""
     spool = None
     if storage.remote:
         from flowkit.runtime.log_spool import LogSpool
 
-        spool = LogSpool(storage, definition.name, record.run)
+        spool = LogSpool(storage, record.flow, record.run)
         config["run_folder"] = spool.folder
-    executor.configure({**_executor_config(session, options, storage, record.run, attempts), **config}, spool)
-    while executor.notices:
-        watcher.notice(executor.notices.pop(0))
-    return runtime
+    executor.configure(config, spool)
 
 
 def owner_facts(user: str) -> dict[str, Any]:
