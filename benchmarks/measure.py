@@ -81,7 +81,7 @@ def run(
     Failed
         With the end of its output.
     """
-    _adopt_orphans()
+    adopt_orphans()
     os.sync()  # what the run before wrote is not written back during this one
     path = os.path.join(folder, ".output")
     cpu, written = _cpu(), _written()
@@ -154,12 +154,12 @@ class _Sampler:
 
     def _loop(self) -> None:
         while not self._ended.wait(self._every):
-            total = sum(_field(f"/proc/{pid}/smaps_rollup", b"Pss:") for pid in _below(os.getpid()))
+            total = sum(field(f"/proc/{pid}/smaps_rollup", b"Pss:") for pid in below(os.getpid()))
             self.peak = max(self.peak, total)
-            self.first = max(self.first, _field(f"/proc/{self._pid}/status", b"VmHWM:"))
+            self.first = max(self.first, field(f"/proc/{self._pid}/status", b"VmHWM:"))
 
 
-def _below(pid: int) -> list[int]:
+def below(pid: int) -> list[int]:
     """Return all descendants of a process."""
     found: list[int] = []
     left = [pid]
@@ -177,7 +177,7 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _field(path: str, name: bytes) -> int:
+def field(path: str, name: bytes) -> int:
     """Return a field of a file of /proc, in bytes; 0 where the process has ended."""
     try:
         with open(path, "rb") as file:
@@ -189,7 +189,8 @@ def _field(path: str, name: bytes) -> int:
     return 0
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
+    """Become the parent of what a process leaves behind when it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -206,7 +207,7 @@ def _reap() -> int:
         if pid:
             continue
         if time.monotonic() > deadline:
-            for child in _below(os.getpid()):
+            for child in below(os.getpid()):
                 killed.add(child)
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)

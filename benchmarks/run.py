@@ -28,6 +28,8 @@ from workloads import Program, Workload, workloads
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")
+_OTHERS = "\n## Measured by commands of their own\n"
+"""What is below this heading of RESULTS.md is written by hand, and stays."""
 _SHORT, _LONG = 0.02, 0.1
 """Seconds between two samples of memory, in a run of its own and in one whose time counts."""
 
@@ -95,8 +97,13 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 
 def _write(results: dict[str, Any]) -> None:
+    others = ""
+    if os.path.exists(RESULTS):
+        with open(RESULTS, encoding="utf-8") as file:
+            _, mark, others = file.read().partition(_OTHERS)
+            others = mark + others
     with open(RESULTS, "w", encoding="utf-8") as file:
-        file.write(report.results(results))
+        file.write(report.results(results) + others)
     with open(os.path.join(HERE, "tasks.svg"), "w", encoding="utf-8") as file:
         file.write(report.plot(results))
     print(f"written: {os.path.relpath(RESULTS)}")
