@@ -316,6 +316,8 @@ def _last_words(session: Session, runtime: Runtime, state: str) -> int:
     if state == "cancelled":
         console.warn(f"Go on with:\n    {command}")
         return 130
+    from flowkit.cli.not_packed import not_packed
+
     console.flush()
     alike = _alike(runtime.outcome.failures)
     for tasks, failure in alike[:_MOST_FAILURES]:
@@ -324,6 +326,8 @@ def _last_words(session: Session, runtime: Runtime, state: str) -> int:
         console.warn(f"\nTask {record.flow}/{record.run}/{tasks[0]} failed{where}{others}:")
         body = failure.traceback or failure.message
         console.warn("\n".join(f"    {line}" for line in body.rstrip().splitlines()))
+        if (hint := not_packed(session, tasks[0].step, failure)) is not None:
+            console.warn(hint)
     more = sum(len(tasks) for tasks, _ in alike[_MOST_FAILURES:])
     if more:
         console.warn(f"\n… and {more:,} more: {session.program} status {record.run}")

@@ -200,7 +200,7 @@ class _Machines:
         )
         most = max((float(one.get("maxvCpus") or 0) for one in self._found.machines), default=0.0)
         if most and needs[0] > most:
-            return [f"cpu={needs[0]:g}, and the queue '{queue}' has {most:g} processors at the most (maxvCpus)"]
+            return [f"cpu={needs[0]:.12g}, and the queue '{queue}' has {most:.12g} processors at the most (maxvCpus)"]
         if needs[0] <= _SMALL_CPU and needs[1] <= _SMALL_MEMORY and not needs[2]:
             return []
         largest = self._find_largest()
@@ -208,7 +208,7 @@ class _Machines:
             return []
         units = (("cpu", "processors"), ("memory", "megabytes of memory"), ("gpu", "GPUs"))
         return [
-            f"{name}={need:g}, and no instance type of the queue '{queue}' has more than {most:g} {unit}"
+            f"{name}={need:.12g}, and no instance type of the queue '{queue}' has more than {most:.12g} {unit}"
             for (name, unit), need, most in zip(units, needs, largest, strict=True)
             if need > most
         ]

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -373,6 +374,65 @@ def test_everything_that_a_service_refuses_is_told_before_there_is_a_run(workspa
     assert "step 'train': more memory than any machine has" in done.output
     assert "step 'end': no such queue" in done.output
     assert not (workspace.path / ".flowkit/flows/Fan").exists()
+
+
+NOT_PACKED = """
+    import os
+
+    from flowkit import FlowSpec, Parameter, step
+
+
+    class NotPacked(FlowSpec):
+        path = Parameter("path", default="")
+
+        @step
+        def start(self):
+            if self.path:
+                here = "@" if self.path.startswith("@") else ""
+                folder = os.path.dirname(os.path.abspath(__file__))
+                with open(os.path.join(folder, self.path[1:]) if here else self.path) as file:
+                    print(file.read())
+            else:
+                import module_of_no_image
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+
+    if __name__ == "__main__":
+        NotPacked()
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("data.json", "@package(files=['data.json']) above the class, or --package-suffixes .json, brings it along"),
+        ("@words", "@package(files=['words']) above the class brings it along"),
+        ("nowhere.json", None),
+        ("", "has no module 'module_of_no_image'"),
+    ],
+)
+def test_what_was_not_sent_along_is_told_with_what_to_do(workspace, service, path, told) -> None:
+    workspace.write("flow.py", NOT_PACKED)
+    workspace.write("data.json", "{}")
+    workspace.write("words", "some words")
+    done = workspace.run("run", "--with", "process", "--path", path)
+    assert done.returncode == 1
+    assert "package list" in done.output if told else "package list" not in done.output
+    assert told is None or told in done.output
+
+
+def test_a_file_outside_the_folder_is_told_with_a_name_to_bring_it_by(workspace, tmp_path) -> None:
+    from flowkit.cli.not_packed import _about_file
+
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.csv"
+    outside.write_text("1")
+    session = SimpleNamespace(definition=SimpleNamespace(file=str(tmp_path / "flow.py")), program="python flow.py")
+    told = _about_file(session, str(outside))  # type: ignore[arg-type]
+    assert f"@package(files=[({str(outside)!r}, {outside.name!r})])" in str(told)
 
 
 def test_one_step_runs_on_one_service(workspace, service) -> None:

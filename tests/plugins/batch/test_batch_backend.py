@@ -332,6 +332,7 @@ def test_nothing_is_wrong_with_what_is_right(aws) -> None:
         ({"queue": DISABLED_QUEUE}, ("is disabled", "'train'")),
         ({"cpu": 100}, ("64 processors at the most",)),
         ({"memory": 300_000}, ("no instance type", "65536")),
+        ({"memory": 99_999_999}, ("memory=99999999,",)),
         ({"gpu": 1}, ("no instance type", "0 GPUs")),
         ({"queue": FARGATE_QUEUE, "gpu": 1, "execution_role": ROLE}, ("gpu is not to be had on Fargate",)),
         ({"queue": FARGATE_QUEUE, "cpu": 3, "execution_role": ROLE}, ("cpu=3",)),
