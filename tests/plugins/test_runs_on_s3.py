@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+from s3_trouble import Trouble
 
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
@@ -142,6 +143,22 @@ def test_a_run_is_as_on_a_local_root(workspace, root, colleague) -> None:
         r"'item 3 attempt 0\n' 'to stderr\n' ['item 3 attempt 0'] 17",
         "20 ['to stderr']",
     ]
+
+
+def test_a_run_on_a_service_of_which_a_third_of_the_calls_fail(workspace, root, endpoint) -> None:
+    with Trouble(endpoint, rate=0.3, seed=11) as trouble:
+        workspace.env["FLOWKIT_S3_ENDPOINT_URL"] = trouble.url
+        workspace.run("run", "--width", 5, check=True)
+        assert sum(trouble.seen[fault] for fault in trouble.faults) > 10
+    workspace.env["FLOWKIT_S3_ENDPOINT_URL"] = endpoint
+    look = """
+        from flowkit import Run
+        run = Run("Wide/1")
+        print(run.successful, run["join"].task.data.total, *(task.stdout.strip() for task in run["each"]))
+    """
+    printed = workspace.python(look, check=True).stdout.strip()
+    assert printed.startswith("True 20 ")
+    assert all(f"item {index} attempt 0" in printed for index in range(5))
 
 
 def test_a_failed_run_is_resumed(workspace, root, colleague) -> None:

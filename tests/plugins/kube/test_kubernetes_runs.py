@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +140,25 @@ ONE = """
     if __name__ == "__main__":
         One()
 """
+
+
+def test_the_digits_of_the_tutorial_are_read_on_kubernetes(cluster, kubernetes_api) -> None:
+    pytest.importorskip("sklearn")
+    flow = Path(__file__).resolve().parents[3] / "tutorials/08-cloud/flow.py"
+    cluster.write("flow.py", flow.read_text(encoding="utf-8"))
+    cluster.run("run", "--with", "kubernetes", check=True)
+    look = """
+        import json
+        from flowkit import Flow
+        data = Flow("CloudFlow").latest_successful_run.data
+        print(json.dumps([data.scores, data.places]))
+    """
+    scores, places = json.loads(cluster.python(look, check=True).stdout)
+    assert max(scores.values()) > 0.95
+    assert scores.keys() == places.keys()
+    assert all(place.startswith("Kubernetes, pod ") for place in places.values())
+    completions = sorted(job["spec"]["completions"] for job in kubernetes_api.store.items("jobs"))
+    assert completions == [1, 1, 1, 4], "the foreach is one Indexed Job"
 
 
 def test_a_step_that_takes_too_much_memory(cluster) -> None:
