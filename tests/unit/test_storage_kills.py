@@ -38,21 +38,27 @@ while True:
 def test_killed_writers_leave_nothing_half_done(tmp_path: Path) -> None:
     chance = random.Random(7)
     told: list[tuple[str, str]] = []
-    for _ in range(8):
-        children = [
-            subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
-        for child in children:
-            assert child.stdout
-            told.append(tuple(child.stdout.readline().split()))  # type: ignore[arg-type]
+    root = tmp_path / "root"
+    root.mkdir()
+    for turn in range(8):
+        # What they told is read from files: a pipe's reader that had buffered a line would keep half of it to itself.
+        files = [tmp_path / f"told-{turn}-{number}" for number in range(2)]
+        children = []
+        for path in files:
+            with open(path, "wb") as output:
+                children.append(subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=output))
+        for path, child in zip(files, children, strict=True):
+            while b"\n" not in path.read_bytes():
+                assert child.poll() is None
+                time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.05))
         for child in children:
             child.send_signal(signal.SIGKILL)
-        for child in children:
-            lines = child.communicate(timeout=30)[0].splitlines(keepends=True)
+        for path, child in zip(files, children, strict=True):
+            child.wait(30)
+            lines = path.read_text().splitlines(keepends=True)
             told += [tuple(line.split()) for line in lines if line.endswith("\n")]  # type: ignore[misc]
-    storage = LocalStorage(str(tmp_path), durable=False)
+    storage = LocalStorage(str(root), durable=False)
     blobs = Blobs(storage, "always")
     found = set()
     for run in list_runs(storage, "F"):
