@@ -56,6 +56,10 @@ TABLES: dict[str, dict[str, Entry]] = {
     },
     "metadata": {
         "local": Entry("flowkit.metadata.sqlite:SqliteMetadata"),
+        "service": Entry("flowkit.metadata.service:ServiceMetadata", "service-client"),
+    },
+    "services": {
+        "metadata": Entry("flowkit.metadata_service.server:Server", "service"),
     },
     "executors": {
         "local": Entry("flowkit.runtime.local:LocalExecutor"),

@@ -30,6 +30,11 @@ class Settings:
         else made there.
     metadata : str, default "local"
         The metadata store's name in the registry.
+    service_url : str, optional
+        Where the metadata service is, for ``metadata = "service"``: ``http://127.0.0.1:8080`` if nothing is said.
+    service_token : str, optional
+        The token (or OIDC bearer token) that the service asks for. Better kept in the environment or in the user's file
+        than in a project's.
     user : str, optional
         Who runs things; default: the login name.
     namespace : str, optional
@@ -80,6 +85,8 @@ class Settings:
 
     datastore: str | None = None
     metadata: str = "local"
+    service_url: str | None = None
+    service_token: str | None = None
     user: str | None = None
     namespace: str | None = None
     decospecs: str = ""

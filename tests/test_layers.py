@@ -38,7 +38,8 @@ SEES: dict[str, set[str]] = {
     "package": GROUND | VALUES,
     "runtime": GROUND | VALUES | INPUT_OUTPUT,
     "client": GROUND | VALUES | INPUT_OUTPUT,
-    "cli": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client"},
+    "upkeep": GROUND | VALUES | INPUT_OUTPUT | {"client"},
+    "cli": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client", "upkeep"},
     "runner": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client"},
     "deployer": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client"},
     "__main__": GROUND | {"cli"},
@@ -51,8 +52,12 @@ SEES: dict[str, set[str]] = {
 PORTS = {"flowkit.runtime.executor", "flowkit.runtime.backend"}
 """Modules of the upper layers that plugins implement."""
 
-DOORS = {("flowkit.model.flowspec", "FlowSpec.__init__", "flowkit.cli.main")}
-"""The one way up: making a flow starts the command line. (module, function, what it imports)"""
+DOORS = {
+    ("flowkit.model.flowspec", "FlowSpec.__init__", "flowkit.cli.main"),
+    ("flowkit.metadata_service.__main__", "main", "flowkit.cli.console_script"),
+}
+"""The ways up: making a flow starts the command line, and so does running the service as a module.
+(module, function, what it imports)"""
 
 OWNERS: dict[str, set[str]] = {
     "click": {"flowkit.cli"},
@@ -64,7 +69,16 @@ OWNERS: dict[str, set[str]] = {
     "pyarrow": {"flowkit.datastore.arrow"},
     "boto3": {"flowkit.plugins.aws"},
     "botocore": {"flowkit.plugins.aws"},
-    "tenacity": {"flowkit.plugins"},
+    "fastapi": {"flowkit.metadata_service"},
+    "jwt": {"flowkit.metadata_service"},
+    "prometheus_client": {"flowkit.metadata_service"},
+    "psycopg": {"flowkit.metadata_service"},
+    "psycopg_pool": {"flowkit.metadata_service"},
+    "pydantic": {"flowkit.metadata_service"},
+    "starlette": {"flowkit.metadata_service"},
+    "uvicorn": {"flowkit.metadata_service"},
+    "requests": {"flowkit.metadata.service"},
+    "tenacity": {"flowkit.plugins", "flowkit.metadata.service"},
     "docker": {"flowkit.plugins.docker"},
     "kubernetes": {"flowkit.plugins.kubernetes"},
     "urllib3": {"flowkit.plugins"},

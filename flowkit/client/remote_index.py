@@ -24,7 +24,7 @@ from flowkit.datastore.sealed import Damaged, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import DataError, FlowkitError, NotFound, StoreError
 from flowkit.metadata.liveness import boot_id, host_name, process_start, this_process
-from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, StepRecord, TaskRecord
+from flowkit.metadata.records import FINAL, FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
 from flowkit.metadata.tags import changed_tags
@@ -69,7 +69,7 @@ class RemoteIndex(SqliteMetadata):
         self._gone: set[tuple[str, str]] = set()
         self._beating: threading.Thread | None = None
 
-    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Insert or update records in one transaction."""
         super().write(records)
         for record in records:

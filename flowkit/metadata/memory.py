@@ -12,7 +12,7 @@ from typing import Any
 
 from flowkit.exceptions import NotFound, StoreError
 from flowkit.metadata.liveness import observed_run, observed_task, why_lost
-from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, StepRecord, TaskRecord
+from flowkit.metadata.records import FINAL, FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.relational import REBUILD, check_status, task_cursor
 from flowkit.metadata.sql import run_number, task_place
 from flowkit.metadata.store import MetadataStore, RunFilter
@@ -31,7 +31,7 @@ class MemoryMetadata(MetadataStore):
         self._tasks: dict[tuple[str, str], dict[tuple[str, str], TaskRecord]] = {}
         self._lock = threading.RLock()
 
-    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Insert or update records; see `MetadataStore.write`."""
         runs = [record for record in records if isinstance(record, RunRecord)]
         tasks = [record for record in records if isinstance(record, TaskRecord)]

@@ -103,6 +103,77 @@ class TaskRecord(NamedTuple):
         return cls(**_known(cls._fields, data))
 
 
+class ArtifactRecord(NamedTuple):
+    """One artifact that an attempt left, as an index knows it: everything but the value.
+
+    Parameters
+    ----------
+    name : str
+        The attribute's name.
+    key : str
+        The content's key in the datastore: equal content, equal key.
+    size : int or None
+        Bytes of the stored content.
+    type : str or None
+        The value's type, as ``module.qualname``.
+    codec : str or None
+        What wrote it.
+    """
+
+    name: str
+    key: str
+    size: int | None = None
+    type: str | None = None
+    codec: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return _plain(self._asdict())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ArtifactRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        return cls(**_known(cls._fields, data))
+
+
+class OutputRecord(NamedTuple):
+    """What the committed attempt of a task made and read: for stores that index artifacts (`MetadataStore.outputs`).
+
+    Parameters
+    ----------
+    flow, run, step, task, attempt
+        The attempt.
+    artifacts : tuple of ArtifactRecord
+        Every artifact that the task has at its end.
+    reads : tuple of str
+        ``name=key`` of each artifact that it read, as its manifest's `reads` has them (its own view and its inputs
+        alike; without the names of the input tasks).
+    """
+
+    flow: str
+    run: str
+    step: str
+    task: str
+    attempt: int
+    artifacts: tuple[ArtifactRecord, ...] = ()
+    reads: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return {**_plain(self._asdict()), "artifacts": [artifact.to_json() for artifact in self.artifacts]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OutputRecord:
+        """Read what `to_json` wrote; unknown fields are left out."""
+        found = _known(cls._fields, data)
+        found["artifacts"] = tuple(ArtifactRecord.from_json(each) for each in data.get("artifacts", ()))
+        return cls(**found)
+
+
+Record = RunRecord | TaskRecord | OutputRecord
+"""What can be written to a store."""
+
+
 class StepRecord(NamedTuple):
     """One step of a run, with its tasks counted by state."""
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from flowkit.exceptions import NotFound, StoreError, UsageError, did_you_mean
 from flowkit.metadata import sql
 from flowkit.metadata.liveness import observed_run, observed_task, why_lost
-from flowkit.metadata.records import FINAL, STATES, FlowRecord, RunRecord, StepRecord, TaskRecord
+from flowkit.metadata.records import FINAL, STATES, FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.sql import Dialect, Value
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
@@ -69,7 +69,7 @@ class RelationalMetadata(MetadataStore):
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Insert or update records in one transaction; see `MetadataStore.write`.
 
         Raises
@@ -80,7 +80,7 @@ class RelationalMetadata(MetadataStore):
         if not records:
             return
         runs = [record for record in records if isinstance(record, RunRecord)]
-        tasks = [record for record in records if not isinstance(record, RunRecord)]
+        tasks = [record for record in records if isinstance(record, TaskRecord)]
         with self._transaction() as db:
             keys: dict[tuple[str, str], int] = {}
             for run in runs:

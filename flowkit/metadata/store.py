@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flowkit.metadata.records import FlowRecord, RunRecord, StepRecord, TaskRecord
+from flowkit.metadata.records import FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 
 
 class RunFilter(NamedTuple):
@@ -52,17 +52,20 @@ class MetadataStore(ABC):
     fresh: bool = False
     """The index was made anew and may lack what the datastore has: `flowkit.client.rebuild.rebuild` fills it."""
 
+    outputs: bool = False
+    """`OutputRecord`s are indexed; where it is False nobody needs to make any, and `write` leaves them out."""
+
     writes_tags: bool = False
     """`change_tags` changes the datastore's copy too (else whoever calls it does)."""
 
     @abstractmethod
-    def write(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Insert or update records in one transaction.
 
         A record replaces the one with the same identity. A task that has reached a final state is not taken back
         by an older attempt's record, nor by one of the same attempt that comes late; a commit counts whatever its
         attempt. Tags and the time of creation in a run's record count only when it is new: `change_tags` owns the
-        tags. A heartbeat of None leaves the one that is there.
+        tags. A heartbeat of None leaves the one that is there. Outputs count where the store indexes them (`outputs`).
 
         Raises
         ------
