@@ -1,4 +1,4 @@
-"""What the service keeps beyond the metadata port: artifacts, attempts, events, tokens, and what Metaflow's clients send.
+"""What the service keeps beyond the metadata port: artifacts, attempts, events, tokens, what Metaflow's clients send.
 
 `ServiceStore` is the port between the routes and the databases; `flowkit.metadata_service.sqlite` and
 `flowkit.metadata_service.postgresql` implement it over one set of queries.
