@@ -63,8 +63,8 @@ lint: $(VENV)/deps.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-types: $(VENV)/package.stamp
-	$(VENV)/bin/mypy
+types: $(VENV)/deps.stamp
+	.ci/types $(VENV)/bin/mypy
 
 test-pythons:
 	@bash .ci/test-pythons

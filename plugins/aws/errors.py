@@ -117,7 +117,7 @@ def retried(call: Callable[[], T], *, answered: Callable[[], bool] = lambda: Tru
 
 def _pause(state: Any) -> float:
     # Not by the generator of the module random: its state is the user's, and what a task draws must not depend on S3.
-    longest = min(FIRST_PAUSE * 2.0 ** (state.attempt_number - 1), LONGEST_PAUSE)
+    longest: float = min(FIRST_PAUSE * 2.0 ** (state.attempt_number - 1), LONGEST_PAUSE)
     return longest * int.from_bytes(os.urandom(4), "big") / 2.0**32
 
 
