@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -85,6 +87,7 @@ def guarded(console: Console, action: Callable[[], int]) -> int:
     This is the border of the command line.
     """
     try:
+        _refuse_double_life()
         return int(action())
     except FlowkitError as error:
         console.error(error)
@@ -100,11 +103,37 @@ def guarded(console: Console, action: Callable[[], int]) -> int:
     except BrokenPipeError:
         return 0
     except Exception:
+        hidden = next((name for name in sorted(sys.stdlib_module_names & sys.modules.keys()) if _beside(name)), None)
+        if hidden is not None:
+            console.error(_hides(hidden))
+            return UsageError.exit_code
         import traceback
 
         console.warn(traceback.format_exc())
         console.warn("This is a defect in flowkit itself: please report it with the lines above.")
         return 70
+
+
+def _refuse_double_life() -> None:
+    """Refuse a flow file that something has imported in the place of Python's own module of that name."""
+    name = os.path.splitext(os.path.basename(_program()))[0]
+    if name in sys.stdlib_module_names and name in sys.modules and _beside(name):
+        raise _hides(name)
+
+
+def _beside(name: str) -> bool:
+    """Whether a module comes from the folder of the program."""
+    file = getattr(sys.modules[name], "__file__", None)
+    return isinstance(file, str) and os.path.dirname(os.path.abspath(file)) == os.path.dirname(_program())
+
+
+def _hides(name: str) -> UsageError:
+    file = sys.modules[name].__file__
+    return UsageError(f"{file} hides Python's own module '{name}', which flowkit needs", "rename the file")
+
+
+def _program() -> str:
+    return os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or "-")
 
 
 def plain(error: click.ClickException) -> UsageError:

@@ -140,22 +140,32 @@ class Elsewhere:
         return made
 
     def _unreachable(self) -> list[Problem]:
-        """Return a problem for each step that runs where this machine's folders are not."""
+        """Return a problem for the steps that run where this machine's folders are not, one for each way to say so."""
         if self._storage.remote:
             return []
+        steps: dict[tuple[str, Location | None], list[str]] = {}
+        for step, request in self._requests.items():
+            name = str(request.name)
+            if not self._backends[name].on_this_machine:
+                steps.setdefault((name, self._location(step, name)), []).append(step)
         return [
             Problem(
-                f"step '{step}' runs on {request.name}, which cannot reach the datastore {self._storage.root}",
-                self._location(step, str(request.name)),
+                f"{_listed(names)} on {name}, which cannot reach the datastore {self._storage.root}",
+                location,
                 "keep the datastore where both can read it: FLOWKIT_DATASTORE=s3://bucket/prefix",
             )
-            for step, request in self._requests.items()
-            if not self._backends[str(request.name)].on_this_machine
+            for (name, location), names in steps.items()
         ]
 
     def _location(self, step: str, name: str) -> Location | None:
         decorators: list[Any] = self._session.definition.steps[step].decorators
         return next((item.location for item in decorators if item.name == name), None)
+
+
+def _listed(steps: list[str]) -> str:
+    if len(steps) == 1:
+        return f"step '{steps[0]}' runs"
+    return f"steps {', '.join(repr(step) for step in steps)} run"
 
 
 def _always() -> None:

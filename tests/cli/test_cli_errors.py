@@ -261,3 +261,9 @@ def test_the_tasks_that_there_are_stand_in_their_order(workspace):
     )
     workspace.run("run", check=True)
     _told(workspace.run("dump", "1/work/x"), 4, "its tasks: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …")
+
+
+def test_a_flow_file_that_hides_a_module_of_pythons_own_is_named(flow):
+    (flow.path / "flow.py").rename(flow.path / "signal.py")
+    done = flow.run("run", flow="signal.py")
+    _told(done, 2, "signal.py hides Python's own module 'signal', which flowkit needs", "rename the file")
