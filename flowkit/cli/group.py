@@ -34,6 +34,10 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+_HARMLESS = frozenset({"antigravity", "test", "this", "turtle"})
+"""Modules of Python that no program needs."""
+
+
 class LazyGroup(Group):
     """A group whose commands are imported when they are called.
 
@@ -105,7 +109,7 @@ def guarded(console: Console, action: Callable[[], int]) -> int:
     except Exception:
         hidden = next((name for name in sorted(sys.stdlib_module_names & sys.modules.keys()) if _beside(name)), None)
         if hidden is not None:
-            console.error(_hides(hidden))
+            console.error(_hides(hidden, sys.modules[hidden].__file__))
             return UsageError.exit_code
         import traceback
 
@@ -115,10 +119,11 @@ def guarded(console: Console, action: Callable[[], int]) -> int:
 
 
 def _refuse_double_life() -> None:
-    """Refuse a flow file that something has imported in the place of Python's own module of that name."""
-    name = os.path.splitext(os.path.basename(_program()))[0]
-    if name in sys.stdlib_module_names and name in sys.modules and _beside(name):
-        raise _hides(name)
+    """Refuse a flow file that Python takes for a module of its own as soon as anything imports that one."""
+    program = _program()
+    name = os.path.splitext(os.path.basename(program))[0]
+    if name in sys.stdlib_module_names - _HARMLESS and sys.path[:1] == [os.path.dirname(program)]:
+        raise _hides(name, program)
 
 
 def _beside(name: str) -> bool:
@@ -127,8 +132,7 @@ def _beside(name: str) -> bool:
     return isinstance(file, str) and os.path.dirname(os.path.abspath(file)) == os.path.dirname(_program())
 
 
-def _hides(name: str) -> UsageError:
-    file = sys.modules[name].__file__
+def _hides(name: str, file: object) -> UsageError:
     return UsageError(f"{file} hides Python's own module '{name}', which flowkit needs", "rename the file")
 
 
