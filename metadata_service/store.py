@@ -232,8 +232,17 @@ class ServiceStore(MetadataStore):
         """Return who has an artifact with the given content, by ``(flow, run, step, task, attempt, name)``."""
 
     @abstractmethod
-    def reads(self, flow: str, run: str, step: str | None = None, task: str | None = None) -> list[Read]:
-        """Return what the tasks of a run, a step, or one task read."""
+    def reads(
+        self,
+        flow: str,
+        run: str,
+        step: str | None = None,
+        task: str | None = None,
+        *,
+        after: tuple[str, str, str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Read]:
+        """Return what the tasks of a run, a step, or one task read, by ``(step, task, name, key)``: the cursor too."""
 
     @abstractmethod
     def readers(self, key: str, *, after: tuple[str, str, str, str, str] | None = None, limit: int = 100) -> list[Read]:

@@ -1,0 +1,224 @@
+"""What clients send to ``/v1/`` and get from it: every value is checked before it reaches a database.
+
+The models have the fields of the records (`flowkit.metadata.records`), which are the wire format, with bounds. Unknown
+fields are left out, so that a newer client can talk to an older service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from flowkit.metadata.records import ArtifactRecord, OutputRecord, Record, RunRecord, State, TaskRecord
+from flowkit.metadata.tags import MAX_LENGTH, MAX_TAGS
+from flowkit.metadata_service.problems import unprocessable
+from flowkit.metadata_service.store import Beat
+
+MAX_RECORDS = 10_000
+"""Records in one request: with their artifacts they stay below the limit of a body."""
+MAX_BEATS = 10_000
+"""Heartbeats in one request."""
+MAX_ARTIFACTS = 10_000
+"""Artifacts of one task, and as many reads."""
+MAX_SYSTEM_TAGS = 200
+"""System tags of one run: each parameter of a deployment can bring some."""
+MAX_TIME = 253_402_300_799.0
+"""The last second of the year 9999."""
+MAX_NUMBER = 10**17
+"""The largest number of a run; Metaflow's local ones (microseconds since the epoch) have 16 digits."""
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-+@:]{0,254}$"
+"""One part of a path, as `flowkit.model.pathspec.check_part` wants it."""
+TEXT = r"^[^\x00]*$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:+=\-]{1,255}$")]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=TEXT)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH, pattern=TEXT)]
+Text = Annotated[str, StringConstraints(max_length=65_536)]
+"""Free text, for people; the stores replace what they cannot keep."""
+Path = Annotated[str, StringConstraints(max_length=1_300, pattern=TEXT)]
+Read = Annotated[str, StringConstraints(min_length=3, max_length=800, pattern=r"^[^\x00=]+=[^\x00]+$")]
+Time = Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Attempt = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class RunBody(_Body):
+    """A run, as `RunRecord` has it. A heartbeat in it does not count: the service's own clock does."""
+
+    flow: Name
+    run: Name
+    user: Text
+    state: State
+    created: Time
+    reason: Text | None = None
+    finished: Time | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS)] = ()
+    system_tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_SYSTEM_TAGS)] = ()
+    origin: Path | None = None
+    host: Text | None = None
+    boot_id: Path | None = None
+    pid: Count | None = None
+    process_start: Count | None = None
+    kind: Literal["run"]
+
+
+class TaskBody(_Body):
+    """A task, as `TaskRecord` has it."""
+
+    flow: Name
+    run: Name
+    step: Name
+    task: Name
+    state: State
+    attempt: Attempt = 0
+    started: Time | None = None
+    finished: Time | None = None
+    reason: Text | None = None
+    origin: Path | None = None
+    pid: Count | None = None
+    kind: Literal["task"]
+
+
+class ArtifactBody(_Body):
+    """An artifact, as `ArtifactRecord` has it."""
+
+    name: Word
+    key: Key
+    size: Count | None = None
+    type: Path | None = None
+    codec: Path | None = None
+
+
+class OutputBody(_Body):
+    """What an attempt made and read, as `OutputRecord` has it."""
+
+    flow: Name
+    run: Name
+    step: Name
+    task: Name
+    attempt: Attempt
+    artifacts: Annotated[tuple[ArtifactBody, ...], Field(max_length=MAX_ARTIFACTS)] = ()
+    reads: Annotated[tuple[Read, ...], Field(max_length=MAX_ARTIFACTS)] = ()
+    kind: Literal["output"]
+
+
+class Records(_Body):
+    """A batch of records, written in one transaction."""
+
+    records: Annotated[
+        tuple[Annotated[RunBody | TaskBody | OutputBody, Field(discriminator="kind")], ...],
+        Field(max_length=MAX_RECORDS),
+    ]
+
+
+class BeatBody(_Body):
+    """A sign of life of a run, or of one of its tasks."""
+
+    flow: Name
+    run: Name
+    step: Name | None = None
+    task: Name | None = None
+
+
+class Beats(_Body):
+    """Signs of life of many."""
+
+    heartbeats: Annotated[tuple[BeatBody, ...], Field(max_length=MAX_BEATS)]
+
+
+class Reservation(_Body):
+    """How large the number of a new run must be at least."""
+
+    at_least: Annotated[int, Field(ge=1, le=MAX_NUMBER)] = 1
+
+
+class TagChange(_Body):
+    """User tags to be added and removed at once: what is in both is added."""
+
+    add: Annotated[tuple[Tag, ...], Field(max_length=1_000)] = ()
+    remove: Annotated[tuple[Tag, ...], Field(max_length=1_000)] = ()
+
+
+BODIES: tuple[type[BaseModel], ...] = (Records, Beats, Reservation, TagChange)
+"""What requests carry, for OpenAPI."""
+
+_Some = TypeVar("_Some", bound=BaseModel)
+
+
+async def raw_body(request: Request) -> bytes:
+    """Return a request's body as it came; it is parsed in the thread of the route, not in the loop of all requests."""
+    return await request.body()
+
+
+def expects(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what OpenAPI says of the body of a route that parses it itself (`parsed`)."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def parsed(model: type[_Some], raw: bytes) -> _Some:
+    """Return a body as its model.
+
+    Raises
+    ------
+    Unprocessable
+        With the place of everything that is wrong in it.
+    """
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise unprocessable(error.errors(include_url=False, include_context=False, include_input=False)) from None
+
+
+def records_of(raw: bytes) -> list[Record]:
+    """Return the records of a body of `Records`.
+
+    Raises
+    ------
+    Unprocessable
+        With the place of everything that is wrong in it.
+    """
+    return [_record(body) for body in parsed(Records, raw).records]
+
+
+def beats_of(raw: bytes) -> list[Beat]:
+    """Return the signs of life of a body of `Beats`.
+
+    Raises
+    ------
+    Unprocessable
+        With the place of everything that is wrong in it.
+    """
+    return [Beat(body.flow, body.run, body.step, body.task) for body in parsed(Beats, raw).heartbeats]
+
+
+def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an answer: a value as JSON, in ASCII, which no text in a database can break."""
+    body = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Response(body, status, dict(headers or {}), "application/json")
+
+
+def page(items: Iterable[Any], cursor: str | None) -> Response:
+    """Return a page of a list: records as JSON, and where the next one begins."""
+    return reply({"items": [item.to_json() if hasattr(item, "to_json") else item for item in items], "next": cursor})
+
+
+def _record(body: RunBody | TaskBody | OutputBody) -> Record:
+    values = body.__dict__  # the body is used for this only; a model_dump of each would cost more than all the rest
+    kind = values.pop("kind")
+    if kind == "task":
+        return TaskRecord(**values)
+    if kind == "run":
+        return RunRecord(**values)
+    values["artifacts"] = tuple(ArtifactRecord(**each.__dict__) for each in values["artifacts"])
+    return OutputRecord(**values)
