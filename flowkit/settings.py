@@ -120,6 +120,8 @@ class Settings:
 
 _CHOICES = {"task_start": ("auto", "fork", "spawn"), "verify": ("always", "stat", "off")}
 _LEAST = {"max_workers": 1, "infrastructure_retries": 0, "lease_seconds": 1}
+_TABLES = ("retention",)
+"""Tables of the project file that are no settings: what they hold is read by who needs it."""
 _cached: Settings | None = None
 
 
@@ -134,11 +136,27 @@ def settings(*, reload: bool = False) -> Settings:
     global _cached
     if _cached is None or reload:
         values: dict[str, Any] = {}
-        for layer, origin in (user_file(), project_file(working_folder())):
-            values.update(checked(layer, origin))
+        project, origin = project_file(working_folder())
+        values.update(checked(*user_file()))
+        values.update(checked({name: value for name, value in project.items() if name not in _TABLES}, origin))
         values.update(checked(_from_environment(), "the environment"))
         _cached = Settings(**values)
     return _cached
+
+
+def retention() -> tuple[Mapping[str, Any], str]:
+    """Return the table ``retention`` of the project file, which tells what `flowkit gc` removes, and the file's path.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or it is no table.
+    """
+    project, origin = project_file(working_folder())
+    table = project.get("retention", {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{origin}: retention must be a table", "[tool.flowkit.retention] in pyproject.toml")
+    return table, origin
 
 
 def environment() -> MutableMapping[str, str]:

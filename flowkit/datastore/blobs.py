@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MAPPED = 1 << 20
 """Bytes from which on content is mapped into memory instead of read."""
+OLD = 3600.0
+"""Seconds since it was written from which on a blob may be in a sweep's way (`flowkit.datastore.sweeping`)."""
 _BLOCK = 16 << 20
 
 Buffers = Sequence[bytes | bytearray | memoryview]
@@ -89,6 +92,12 @@ class Blobs:
             raise StoreError(f"cannot write {where}: what is there is not a file", f"remove {where}")
         if not self._intact(path, key, size, info) or not self.storage.touch(path):
             self.storage.replace(path, chunks)
+        if time.time() - info.modified > OLD:
+            from flowkit.datastore.sweeping import outwait
+
+            outwait(self.storage, key)
+            if self.storage.info(path) is None:
+                self.storage.replace(path, chunks)
         return key
 
     def get(self, key: str, size: int, what: str | None = None) -> memoryview:

@@ -11,6 +11,10 @@ from flowkit.model.pathspec import check_part
 
 FLOWS = "flows"
 BLOBS = "blobs"
+DATA = "data"
+"""Where ``flowkit.S3(run=…)`` keeps objects, unless it was told another place."""
+UPKEEP = "gc"
+"""The folder of `flowkit gc` and `flowkit fsck`: who is at work, what is to go, what was put aside."""
 LAST_RUN = ".last"
 """Name of the hint object below a flow: the highest number claimed, give or take."""
 KEY_LENGTH = 64
@@ -130,3 +134,28 @@ def _part(part: str) -> str:
 def cancel_file(flow: str, run: str) -> str:
     """Return the object that asks a run to stop; its runtime looks for it now and then."""
     return f"{run_folder(flow, run)}/cancel.json"
+
+
+def data_folder(flow: str, run: str) -> str:
+    """Return the folder of the objects that steps of a run kept with ``flowkit.S3(run=self)``."""
+    return f"{DATA}/{_part(flow)}/{_part(run)}"
+
+
+def upkeep_lease() -> str:
+    """Return the object that says which sweep of the datastore is at work."""
+    return f"{UPKEEP}/lease.json"
+
+
+def sweep_file() -> str:
+    """Return the object by which a sweep announces what it is about to remove."""
+    return f"{UPKEEP}/sweep.json"
+
+
+def candidates_file(prefix: str) -> str:
+    """Return the list of the blobs with a prefix of two digits that a sweep found unused."""
+    return f"{UPKEEP}/candidates/{prefix}.json"
+
+
+def aside_file(path: str) -> str:
+    """Return where a damaged object is put, out of the way of a new one."""
+    return f"{UPKEEP}/aside/{path}"

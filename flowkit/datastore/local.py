@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
+from flowkit.datastore.storage import Chunks, Entry, Info, Missing, Storage, Versioned, check_path
 from flowkit.exceptions import StoreError
 from flowkit.settings import settings
 
@@ -30,6 +30,7 @@ _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _GATHER = 1 << 20
+_DEEPEST = 64
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space, or set FLOWKIT_DATASTORE to a folder on another disk",
     errno.EDQUOT: "your disk quota is used up: free some space, or set FLOWKIT_DATASTORE to another folder",
@@ -194,6 +195,60 @@ class LocalStorage(Storage):
         for name in names:
             if path or name != TEMPORARY:
                 yield name
+
+    def walk(self, path: str) -> Iterator[Entry]:
+        """Yield every object below a path."""
+        folders = [path and check_path(path)]
+        while folders:
+            folder = folders.pop()
+            if folder.count("/") > _DEEPEST:
+                raise StoreError(f"{self.root}/{folder} has no end", "a link in the datastore leads back to itself")
+            try:
+                with os.scandir(f"{self.root}/{folder}") as entries:
+                    found = [entry for entry in entries if folder or entry.name != TEMPORARY]
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    continue
+                raise self._failure("list", folder or ".", error) from error
+            for entry in found:
+                child = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # removed this moment, or a link to nothing
+                    continue
+                except OSError as error:
+                    raise self._failure("look at", child, error) from error
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(child)
+                elif stat.S_ISREG(status.st_mode):
+                    yield Entry(child, status.st_size, status.st_mtime)
+
+    def prune(self, path: str) -> None:
+        """Remove the folders at and below a path that hold nothing."""
+        for folder, _, _ in os.walk(self._file(path), topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:  # something is in it
+                continue
+
+    def unfinished(self, before: float, *, remove: bool = False) -> list[Entry]:
+        """Return the temporary files that nobody has written to since a time."""
+        folder = f"{self.root}/{TEMPORARY}"
+        found = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                        found.append(Entry(f"{TEMPORARY}/{entry.name}", status.st_size, status.st_mtime))
+        except FileNotFoundError:  # no folder yet, or a writer came to its end this moment
+            pass
+        except OSError as error:
+            raise self._failure("list", TEMPORARY, error) from error
+        if remove:
+            for each in found:
+                _remove(f"{self.root}/{each.path}")
+        return found
 
     def touch(self, path: str) -> bool:
         """Refresh the time of an object."""

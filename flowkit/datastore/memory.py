@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
+from flowkit.datastore.storage import Chunks, Entry, Info, Missing, Storage, Versioned, check_path
 
 
 class MemoryStorage(Storage):
@@ -94,6 +94,15 @@ class MemoryStorage(Storage):
         with self._lock:
             known = list(self._objects)
         yield from {name[len(prefix) :].partition("/")[0] for name in known if name.startswith(prefix)}
+
+    def walk(self, path: str) -> Iterator[Entry]:
+        """Yield every object below a path."""
+        prefix = f"{check_path(path)}/" if path else ""
+        with self._lock:
+            known = sorted(self._objects.items())
+        for name, (content, modified) in known:
+            if name.startswith(prefix):
+                yield Entry(name, len(content), modified)
 
     def touch(self, path: str) -> bool:
         """Refresh the time of an object."""

@@ -7,7 +7,7 @@ a tombstone in that place.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flowkit.datastore import layout
@@ -68,9 +68,24 @@ def read_run(storage: Storage, flow: str, run: str) -> dict[str, Any] | None:
     return None if record is None or "deleted" in record else record
 
 
-def bury_run(storage: Storage, flow: str, run: str) -> None:
-    """Put a tombstone in the place of a run's record: its number is not used again."""
-    storage.replace(layout.run_file(flow, run), [seal({"flow": flow, "run": run, "deleted": time.time()})])
+def bury_run(storage: Storage, flow: str, run: str, record: Mapping[str, Any] | None = None) -> None:
+    """Put a tombstone in the place of a run's record: its number is not used again.
+
+    Parameters
+    ----------
+    record : mapping, optional
+        What was recorded when the run began. The tombstone keeps it until everything else of the run is gone, when it
+        is replaced by one without: one with it tells that the deletion is not finished, or can be taken back.
+    """
+    body: dict[str, Any] = {"flow": flow, "run": run, "deleted": time.time()}
+    if record is not None:
+        body["record"] = dict(record)
+    storage.replace(layout.run_file(flow, run), [seal(body)])
+
+
+def raise_run(storage: Storage, flow: str, run: str, record: Mapping[str, Any]) -> None:
+    """Put a run's record back in the place of its tombstone, before anything of the run was removed."""
+    storage.replace(layout.run_file(flow, run), [seal(dict(record))])
 
 
 def write_end(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> None:

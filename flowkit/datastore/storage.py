@@ -54,6 +54,14 @@ class Info(NamedTuple):
     modified: float
 
 
+class Entry(NamedTuple):
+    """One object of a listing: its path, its size in bytes and the time it was last written (epoch seconds)."""
+
+    path: str
+    size: int
+    modified: float
+
+
 class Storage(ABC):
     """Bytes by path below one root."""
 
@@ -140,9 +148,58 @@ class Storage(ABC):
     def children(self, path: str) -> Iterator[str]:
         """Yield the names directly below a path, folders and objects alike, in no order; the root is ``""``."""
 
+    def walk(self, path: str) -> Iterator[Entry]:
+        """Yield every object below a path with its size and time; everything below the root for ``""``.
+
+        What is in one folder, with all that is below it, comes in one piece, in no other order. Every object that
+        was there before the call and is not removed meanwhile is among them; of what is written or removed meanwhile,
+        some may be. Links to folders are followed.
+
+        Raises
+        ------
+        StoreError
+            If anything below the path cannot be listed: nothing is ever left out silently.
+        """
+        folders = []
+        for name in self.children(path):
+            child = f"{path}/{name}" if path else name
+            info = self.info(child)
+            if info is None:
+                folders.append(child)  # or an object that was removed this moment: then nothing is below it
+            else:
+                yield Entry(child, info.size, info.modified)
+        for folder in folders:
+            yield from self.walk(folder)
+
     @abstractmethod
     def touch(self, path: str) -> bool:
         """Refresh the time of an object, so that a sweep spares it; False where there is none."""
+
+    def delete_older(self, path: str, before: float) -> bool:
+        """Remove an object that was last written before a time (epoch seconds); return whether this call did.
+
+        The time is looked at right before the removal, and again before each repetition of it.
+        """
+        info = self.info(path)
+        if info is None or info.modified >= before:
+            return False
+        self.delete(path)
+        return True
+
+    def delete_all(self, paths: Iterable[str]) -> None:
+        """Remove many objects, in as few calls as the storage allows; in no order."""
+        for path in paths:
+            self.delete(path)
+
+    def prune(self, path: str) -> None:  # noqa: B027 (most storages have no folders)
+        """Remove the folders at and below a path that hold nothing, where folders are things of their own."""
+
+    def unfinished(self, before: float, *, remove: bool = False) -> list[Entry]:
+        """Return what writers that are gone left half-written before a time (epoch seconds), and remove it if told.
+
+        It is no object: nothing else lists it. Each has the name by which the storage knows it, for people.
+        """
+        return []
 
     def local_path(self, path: str) -> str | None:
         """Return the file that holds the object, where it is one on this machine (to map it into memory)."""

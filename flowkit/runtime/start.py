@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from flowkit.datastore.artifacts import ArtifactWriter
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.manifests import write_manifest
-from flowkit.datastore.runs import claim_run
+from flowkit.datastore.runs import bury_run, claim_run, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.attach import policy
 from flowkit.decorators.contract import Attempts
+from flowkit.exceptions import Conflict
 from flowkit.metadata.liveness import this_process
 from flowkit.metadata.records import RunRecord
 from flowkit.model.definition import FlowDefinition, code_fingerprint
@@ -83,6 +84,8 @@ def begin(storage: Storage, definition: FlowDefinition, request: RunRequest) -> 
         If the datastore cannot be written.
     ArtifactError
         If a parameter or a constant cannot be stored.
+    Conflict
+        If the run that is resumed is being removed at this moment.
     """
 
     from flowkit.version import __version__
@@ -106,9 +109,23 @@ def begin(storage: Storage, definition: FlowDefinition, request: RunRequest) -> 
         "file": definition.file,
     }
     run = claim_run(storage, definition.name, claim)
+    if request.origin is not None:
+        _check_origin(storage, definition.name, run, request.origin)
     manifest = _parameters_manifest(storage, definition, request, run, now)
     write_manifest(storage, manifest)
     return StartedRun(RunRecord.from_json({**claim, "run": run, "state": "running", "heartbeat": now}), manifest)
+
+
+def _check_origin(storage: Storage, flow: str, run: str, origin: str) -> None:
+    """Make sure that the run that is resumed still stands.
+
+    Who removes runs looks for those that resume one after it has put a tombstone in its place
+    (`flowkit.upkeep.deletion`), and we look for the tombstone after our run is there: one of the two sees the other.
+    """
+    origin_flow, _, origin_run = origin.partition("/")
+    if read_run(storage, origin_flow, origin_run) is None:
+        bury_run(storage, flow, run)
+        raise Conflict(f"run {origin} is being removed", "somebody removes old runs: resume another one, or run anew")
 
 
 def _parameters_manifest(

@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from flowkit.datastore.storage import Chunks, Info, Missing, Storage, Versioned, check_path
+from flowkit.datastore.storage import Chunks, Entry, Info, Missing, Storage, Versioned, check_path
 from flowkit.exceptions import StoreError, UsageError
-from flowkit.plugins.aws import session
+from flowkit.plugins.aws import session, sweeping
 from flowkit.plugins.aws.calls import Absent
 from flowkit.plugins.aws.transfer import Bucket
 from flowkit.settings import settings
@@ -151,6 +151,32 @@ class S3Storage(Storage):
                 if name and name not in seen and (path or name != OWN):
                     seen.add(name)
                     yield name
+
+    def walk(self, path: str) -> Iterator[Entry]:
+        """Yield every object below a path: one request for every thousand."""
+        prefix = f"{self._key(path)}/" if path else self._prefix
+        for page in self.bucket.pages(prefix):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"][len(self._prefix) :]
+                # A "folder" that somebody made in the console is an empty object whose name ends with a slash.
+                if name and not name.endswith("/") and (path or not name.startswith(f"{OWN}/")):
+                    yield Entry(name, int(entry["Size"]), entry["LastModified"].timestamp())
+
+    def delete_older(self, path: str, before: float) -> bool:
+        """Remove an object that was last written before a time."""
+        return sweeping.delete_older(self.bucket, self._key(path), before)
+
+    def delete_all(self, paths: Iterable[str]) -> None:
+        """Remove many objects: one request for every thousand."""
+        sweeping.delete_all(self.bucket, (self._key(path) for path in paths))
+
+    def unfinished(self, before: float, *, remove: bool = False) -> list[Entry]:
+        """Return the multipart uploads that were begun before a time and never came to their end."""
+        found = [upload for upload in sweeping.uploads(self.bucket, self._prefix) if upload.begun < before]
+        if remove:
+            for upload in found:
+                sweeping.abort(self.bucket, upload)
+        return [Entry(f"upload of {upload.key[len(self._prefix) :]}", 0, upload.begun) for upload in found]
 
     def touch(self, path: str) -> bool:
         """Refresh the time of an object, unless it is fresh enough."""
