@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from flowkit.plugins.aws.s3_objects import S3GetObject, S3Object, S3PutObject
     from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
+    from flowkit.runtime.parallel_map import parallel_imap_unordered, parallel_map
+    from flowkit.runtime.timing import profile
     from flowkit.version import __version__
 
 __all__ = [
@@ -103,6 +105,9 @@ __all__ = [
     "namespace",
     "package",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "pytorch_parallel",
     "resources",
@@ -153,6 +158,9 @@ _HOMES: dict[str, str] = {
     "get_metadata": "flowkit.client.namespace",
     "default_metadata": "flowkit.client.namespace",
     "FlowkitError": "flowkit.exceptions",
+    "parallel_imap_unordered": "flowkit.runtime.parallel_map",
+    "parallel_map": "flowkit.runtime.parallel_map",
+    "profile": "flowkit.runtime.timing",
     "S3": "flowkit.plugins.aws.s3_client",
     "S3GetObject": "flowkit.plugins.aws.s3_objects",
     "S3Object": "flowkit.plugins.aws.s3_objects",
