@@ -169,7 +169,8 @@ class ServiceStore(MetadataStore):
         Parameters
         ----------
         records : sequence
-            As for `write`. A run that is new gets the service's time as its first heartbeat, if it has not ended.
+            As for `write`, but that heartbeats in them do not count: a run that has not ended gets the service's
+            time as its heartbeat.
         key : str, optional
             Of a request that may come again: the second time nothing is written (keys are kept for a day).
 
@@ -177,6 +178,13 @@ class ServiceStore(MetadataStore):
         -------
         bool
             False if the key was seen before.
+
+        Raises
+        ------
+        UnknownRun
+            If the run of a task or an output was never written (a `StoreError` of its own, for what the client did).
+        UsageError
+            If the database cannot hold a value.
         """
 
     @abstractmethod
@@ -229,7 +237,11 @@ class ServiceStore(MetadataStore):
     def artifacts_by_key(
         self, key: str, *, after: tuple[str, str, str, str, int, str] | None = None, limit: int = 100
     ) -> list[ArtifactPlace]:
-        """Return who has an artifact with the given content, by ``(flow, run, step, task, attempt, name)``."""
+        """Return who has an artifact with the given content: run by run as they were first registered.
+
+        `after` is the ``(flow, run, step, task, attempt, name)`` of the last one of the page before (`NotFound` if
+        its run was dropped meanwhile).
+        """
 
     @abstractmethod
     def reads(
@@ -246,7 +258,10 @@ class ServiceStore(MetadataStore):
 
     @abstractmethod
     def readers(self, key: str, *, after: tuple[str, str, str, str, str] | None = None, limit: int = 100) -> list[Read]:
-        """Return who read the given content, by ``(flow, run, step, task, name)``."""
+        """Return who read the given content: run by run as they were first registered.
+
+        `after` is the ``(flow, run, step, task, name)`` of the last one of the page before.
+        """
 
     @abstractmethod
     def output(self, flow: str, run: str, step: str, task: str) -> OutputRecord | None:
@@ -259,12 +274,20 @@ class ServiceStore(MetadataStore):
         """Return the number by which a run goes where numbers are asked for: its own, or one given to a named run."""
 
     @abstractmethod
+    def run_name(self, flow: str, number: int) -> str | None:
+        """Return the named run that goes by a number that `run_id` gave out; None for others."""
+
+    @abstractmethod
     def new_task(self, flow: str, run: str, step: str) -> str:
         """Return an id for a new task: the run's next number, sequential within it, never given out before."""
 
     @abstractmethod
     def task_number(self, flow: str, run: str, step: str, task: str) -> int:
         """Return the number of a task within its run: given out when it is first asked for, then always the same."""
+
+    @abstractmethod
+    def task_numbers(self, flow: str, run: str, tasks: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the numbers of many tasks, ``(step, task)``, at once; see `task_number`."""
 
     @abstractmethod
     def task_name(self, flow: str, run: str, number: int) -> tuple[str, str] | None:

@@ -69,7 +69,7 @@ def owner_is_gone(facts: Mapping[str, Any]) -> bool | None:
     return None if lives is None else not lives
 
 
-def is_alive(record: RunRecord, now: float) -> bool:
+def is_alive(record: RunRecord, now: float, limit: float = HEARTBEAT_LIMIT) -> bool:
     """Whether somebody still works on a run that has not ended.
 
     Parameters
@@ -78,11 +78,13 @@ def is_alive(record: RunRecord, now: float) -> bool:
         The run as it is stored.
     now : float
         Seconds since the epoch.
+    limit : float, default 30
+        Seconds without a heartbeat after which nobody does.
     """
-    return record.state not in FINAL and why_lost(record, now) is None
+    return record.state not in FINAL and why_lost(record, now, limit) is None
 
 
-def why_lost(record: RunRecord, now: float) -> str | None:
+def why_lost(record: RunRecord, now: float, limit: float = HEARTBEAT_LIMIT) -> str | None:
     """Return in one line why nobody works on a run any more; None while somebody does, or where it has ended."""
     if record.state in FINAL:
         return None
@@ -94,15 +96,15 @@ def why_lost(record: RunRecord, now: float) -> str | None:
     if known is False:
         return f"its runtime (process {record.pid} on {record.host}) is gone"
     silence = now - (record.created if record.heartbeat is None else record.heartbeat)
-    if silence <= HEARTBEAT_LIMIT:
+    if silence <= limit:
         return None
     where = f" on {record.host}" if record.host else ""
     return f"its runtime{where} has not been heard of for {silence:.0f} s"
 
 
-def observed_run(record: RunRecord, now: float) -> RunRecord:
+def observed_run(record: RunRecord, now: float, limit: float = HEARTBEAT_LIMIT) -> RunRecord:
     """Return a run as it is to be shown: ``lost`` with a reason, where it is stored as open and nobody works on it."""
-    reason = why_lost(record, now)
+    reason = why_lost(record, now, limit)
     return record if reason is None else record._replace(state="lost", reason=reason)
 
 

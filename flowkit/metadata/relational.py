@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flowkit.exceptions import NotFound, StoreError, UsageError, did_you_mean
 from flowkit.metadata import sql
-from flowkit.metadata.liveness import observed_run, observed_task, why_lost
+from flowkit.metadata.liveness import HEARTBEAT_LIMIT, observed_run, observed_task, why_lost
 from flowkit.metadata.records import FINAL, STATES, FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 from flowkit.metadata.sql import Dialect, Value
 from flowkit.metadata.store import MetadataStore, RunFilter
@@ -26,6 +26,8 @@ _STATES = frozenset(STATES)
 _PAGE = 500
 _CHUNK = 10_000
 _RARE = 1_000
+
+_Result = TypeVar("_Result")
 
 
 class Connection(Protocol):
@@ -45,6 +47,10 @@ class DamagedDatabase(StoreError):
     """What is in the database makes no sense; everything that matters can be read from the datastore again."""
 
 
+class UnknownRun(StoreError):
+    """Tasks of a run that was never written, or was dropped: the run's record has to come first."""
+
+
 class RelationalMetadata(MetadataStore):
     """Runs and tasks in tables.
 
@@ -52,7 +58,14 @@ class RelationalMetadata(MetadataStore):
     ----------
     dialect : Dialect
         Which database it is.
+
+    Attributes
+    ----------
+    heartbeat_limit : float
+        Seconds of silence after which a run that has not ended is lost.
     """
+
+    heartbeat_limit: float = HEARTBEAT_LIMIT
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
@@ -66,6 +79,14 @@ class RelationalMetadata(MetadataStore):
     @abstractmethod
     def _snapshot(self) -> AbstractContextManager[Connection]:
         """Give a view in which several queries see the same state."""
+
+    def _carry_out(self, work: Callable[[Any], _Result]) -> _Result:
+        """Do something in a transaction; a database on which writers can get in each other's way does it again."""
+        with self._transaction() as db:
+            return work(db)
+
+    def _tags_changed(self, db: Any, flow: str, run: str) -> None:
+        """Called within the transaction that changed a run's user tags."""
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -110,20 +131,24 @@ class RelationalMetadata(MetadataStore):
         UsageError
             If the rules of tags (`flowkit.metadata.tags`) forbid it; nothing is changed then.
         """
-        with self._transaction() as db:
-            found = db.select(self._sql(sql.RUN_TAGS) + self._dialect.row_lock, (flow, run))
-            if not found:
-                raise NotFound(f"there is no run {flow}/{run}")
-            key, user, system, position, number, created = found[0]
-            before = _tags(user)
-            after = changed_tags(before, _tags(system), add, remove)
-            if after != before:
-                db.execute(self._sql(sql.SET_TAGS), (json.dumps(after), key))
-                db.execute_many(self._sql(sql.DROP_TAG), [(key, tag) for tag in set(before) - set(after)])
-                place = (flow, position, number, run, created)
-                db.execute_many(
-                    self._sql(sql.ADD_TAG), [(key, tag, *place) for tag in sorted(set(after) - set(before))]
-                )
+        added, removed = (each if isinstance(each, str) else tuple(each) for each in (add, remove))
+        return self._carry_out(lambda db: self._change_tags(db, flow, run, added, removed))
+
+    def _change_tags(
+        self, db: Connection, flow: str, run: str, add: Iterable[str], remove: Iterable[str]
+    ) -> tuple[str, ...]:
+        found = db.select(self._sql(sql.RUN_TAGS) + self._dialect.row_lock, (flow, run))
+        if not found:
+            raise NotFound(f"there is no run {flow}/{run}")
+        key, user, system, position, number, created = found[0]
+        before = read_tags(user)
+        after = changed_tags(before, read_tags(system), add, remove)
+        if after != before:
+            db.execute(self._sql(sql.SET_TAGS), (json.dumps(after), key))
+            db.execute_many(self._sql(sql.DROP_TAG), [(key, tag) for tag in set(before) - set(after)])
+            place = (flow, position, number, run, created)
+            db.execute_many(self._sql(sql.ADD_TAG), [(key, tag, *place) for tag in sorted(set(after) - set(before))])
+            self._tags_changed(db, flow, run)
         return after
 
     def forget(self, flow: str, run: str | None = None) -> None:
@@ -166,7 +191,7 @@ class RelationalMetadata(MetadataStore):
             return int(found[0][0])
         if (flow, run) in self._written:
             return self._put_run(db, self._written[flow, run])
-        raise StoreError(f"the run {flow}/{run} is not in the metadata store, so its tasks cannot be", REBUILD)
+        raise UnknownRun(f"the run {flow}/{run} is not in the metadata store, so its tasks cannot be", REBUILD)
 
     def _remember(self, run: RunRecord) -> None:
         """Keep the runs that are being written, so that they survive a database that is lost on the way."""
@@ -242,14 +267,17 @@ class RelationalMetadata(MetadataStore):
                 place = self._place(db, sql.RUN_PLACE, (flow, which.before), f"{flow}/{which.before}")
             if which.status is None or which.status in FINAL:
                 query, parameters = sql.list_runs(flow, which, place, which.limit)
-                return [observed_run(_run(row), now) for row in db.select(self._sql(query), parameters)]
+                return [
+                    observed_run(read_run(row), now, self.heartbeat_limit)
+                    for row in db.select(self._sql(query), parameters)
+                ]
             return self._open_runs(db, flow, which, place, now)
 
     def run(self, flow: str, run: str) -> RunRecord | None:
         """Return one run."""
         with self._snapshot() as db:
             rows = db.select(self._sql(sql.RUN), (flow, run))
-        return observed_run(_run(rows[0]), time.time()) if rows else None
+        return observed_run(read_run(rows[0]), time.time(), self.heartbeat_limit) if rows else None
 
     def steps(self, flow: str, run: str) -> list[StepRecord]:
         """Return the steps of a run that have tasks, in the order in which they began."""
@@ -308,14 +336,14 @@ class RelationalMetadata(MetadataStore):
                 place = self._place(db, sql.TASK_PLACE, (key, *cursor), f"{flow}/{run}/{'/'.join(cursor)}")
             query, parameters = sql.list_tasks(key, step, states, place, limit)
             rows = db.select(self._sql(query), parameters)
-        return [observed_task(_task(flow, run, row), lost) for row in rows]
+        return [observed_task(read_task(flow, run, row), lost) for row in rows]
 
     def task(self, flow: str, run: str, step: str, task: str) -> TaskRecord | None:
         """Return one task."""
         with self._snapshot() as db:
             key, record, lost = self._look_at(db, flow, run)
             rows = db.select(self._sql(sql.TASK), (key, step, task)) if record else []
-        return observed_task(_task(flow, run, rows[0]), lost) if rows else None
+        return observed_task(read_task(flow, run, rows[0]), lost) if rows else None
 
     def about(self) -> Mapping[str, Any]:
         """Return the schema's version and how many flows, runs and tasks there are."""
@@ -337,8 +365,8 @@ class RelationalMetadata(MetadataStore):
         keys = db.select(self._sql(sql.RUN_KEY), (flow, run))
         if not keys:
             return 0, None, None
-        record = _run(db.select(self._sql(sql.RUN), (flow, run))[0])
-        return keys[0][0], record, why_lost(record, time.time())
+        record = read_run(db.select(self._sql(sql.RUN), (flow, run))[0])
+        return keys[0][0], record, why_lost(record, time.time(), self.heartbeat_limit)
 
     def _place(self, db: Connection, query: str, parameters: Sequence[Value], shown: str) -> Sequence[Value]:
         found = db.select(self._sql(query), parameters)
@@ -363,7 +391,7 @@ class RelationalMetadata(MetadataStore):
             query, parameters = sql.list_runs(flow, which, place, _PAGE)
             rows = db.select(self._sql(query), parameters)
             for row in rows:
-                record = observed_run(_run(row), now)
+                record = observed_run(read_run(row), now, self.heartbeat_limit)
                 if record.state == which.status:
                     kept.append(record)
                     if len(kept) == which.limit:
@@ -418,7 +446,7 @@ def _owner(run: RunRecord) -> tuple[Value, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _tags(text: Any) -> tuple[str, ...]:
+def read_tags(text: Any) -> tuple[str, ...]:
     try:
         found = json.loads(text)
         if isinstance(found, list) and all(isinstance(tag, str) for tag in found):
@@ -428,9 +456,10 @@ def _tags(text: Any) -> tuple[str, ...]:
     raise DamagedDatabase(f"the metadata store is damaged: {text!r} where tags should be", REBUILD)
 
 
-def _run(row: Sequence[Any]) -> RunRecord:
+def read_run(row: Sequence[Any]) -> RunRecord:
+    """Return the run of a row of `flowkit.metadata.sql.RUN_COLUMNS`."""
     values = [*row]
-    values[8:10] = _tags(row[8]), _tags(row[9])
+    values[8:10] = read_tags(row[8]), read_tags(row[9])
     record = RunRecord(*values)
     numbers = (record.created, record.finished or 0.0, record.heartbeat or 0.0)
     if record.state not in _STATES or not all(isinstance(number, (int, float)) for number in numbers):
@@ -440,7 +469,8 @@ def _run(row: Sequence[Any]) -> RunRecord:
     return record
 
 
-def _task(flow: str, run: str, row: Sequence[Any]) -> TaskRecord:
+def read_task(flow: str, run: str, row: Sequence[Any]) -> TaskRecord:
+    """Return the task of a row of `flowkit.metadata.sql.TASK_COLUMNS`."""
     record = TaskRecord(flow, run, *row)
     if record.state not in _STATES or not isinstance(record.attempt, int):
         raise DamagedDatabase(f"the metadata store is damaged: its record of {flow}/{run}/{record.step}", REBUILD)

@@ -138,8 +138,7 @@ COUNT_TAG = "SELECT count(*) FROM (SELECT 1 FROM run_tags WHERE tag = ? AND flow
 
 # A newer attempt always counts. Of one attempt, the end counts more than what went before it, and a commit more than
 # all else; a commit of an older attempt counts too, since there is one commit only and it is the result.
-PUT_TASK = f"""INSERT INTO tasks (run_key, {TASK_COLUMNS}, began, place) VALUES ({", ".join("?" * 12)})
-    ON CONFLICT (run_key, step, task) DO UPDATE SET
+TASK_CONFLICT = """ON CONFLICT (run_key, step, task) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, started = excluded.started, finished = excluded.finished,
         reason = excluded.reason, origin = excluded.origin, pid = excluded.pid, began = excluded.began
     WHERE excluded.attempt > tasks.attempt
@@ -147,6 +146,7 @@ PUT_TASK = f"""INSERT INTO tasks (run_key, {TASK_COLUMNS}, began, place) VALUES 
         OR (excluded.attempt = tasks.attempt AND (
             excluded.state = 'succeeded' OR tasks.state IN ('pending', 'running', 'lost')
             OR (tasks.state <> 'succeeded' AND excluded.state IN ('failed', 'cancelled'))))"""
+PUT_TASK = f"INSERT INTO tasks (run_key, {TASK_COLUMNS}, began, place) VALUES ({', '.join('?' * 12)}) {TASK_CONFLICT}"
 TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE run_key = ? AND step = ? AND task = ?"
 TASK_PLACE = "SELECT began, step, place FROM tasks WHERE run_key = ? AND step = ? AND task = ?"
 STEPS = "SELECT step, count(*), min(began), max(finished) FROM tasks WHERE run_key = ? GROUP BY step"
