@@ -16,6 +16,7 @@ COMMANDS: Table = {
     "tutorials": ("flowkit.cli.tutorials", "List the tutorials, and copy them here."),
     "metadata": ("flowkit.cli.metadata", "Make the metadata store anew from the datastore."),
     "code": ("flowkit.cli.code", "Compare and unpack the code that a run took along."),
+    "service": ("flowkit.cli.service", "Record the runs of a team in one place: start the metadata service."),
     "help": ("flowkit.cli.console_script", "List all commands."),
     "version": ("flowkit.cli.console_script", "Print the version."),
     "container": ("flowkit.cli.container", "Run a row of a launch list (used by flowkit itself)."),
