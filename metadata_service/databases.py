@@ -56,7 +56,7 @@ def opener(database: str) -> Opener:
         return lambda check: opened(folder, check)
     from flowkit.metadata_service.postgresql_schema import opened as opened_postgresql
 
-    return lambda check: opened_postgresql(database)
+    return lambda check: opened_postgresql(database, check)
 
 
 def sqlite_folder(database: str) -> str | None:
