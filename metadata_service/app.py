@@ -30,7 +30,7 @@ def make_app(service: Service) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    tell_problems(app)
+    tell_problems(app, service.metrics.database_failed)
     for part in (operations, v1_records, v1_runs, v1_artifacts, events):
         app.include_router(part.router(service))
     _describe(app, service)

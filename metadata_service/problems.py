@@ -6,7 +6,8 @@ Every error of the routes goes through here, so that no input makes a traceback 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,6 +16,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from flowkit.exceptions import Conflict, DataError, FlowkitError, NotFound, StoreError, UsageError
+from flowkit.metadata.relational import UnknownRun
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 """Problems of one request that are told."""
@@ -22,6 +26,7 @@ _STATUS: tuple[tuple[type[FlowkitError], int], ...] = (
     (NotFound, 404),
     (UsageError, 400),
     (Conflict, 409),
+    (UnknownRun, 404),
     (StoreError, 503),
     (DataError, 422),
 )
@@ -66,15 +71,24 @@ def problem(status: int, headline: str, hint: str | None = None, headers: Mappin
 
 def unprocessable(errors: Iterable[Mapping[str, Any]]) -> Unprocessable:
     """Return pydantic's findings as one error that names every place, and shows nothing of what was sent."""
-    found = [f"{_place(each['loc'])}: {_plain(str(each['msg']))}" for each in errors]
+    found = [f"{_place(each['loc'])}: {_plain(each)}" for each in errors]
     more = len(found) - _SHOWN
     shown = [*found[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
     return Unprocessable("; ".join(shown) or "the request is not as it should be", "see /openapi.json")
 
 
-def tell_problems(app: FastAPI) -> None:
-    """Let an application answer every error in this shape."""
-    app.add_exception_handler(FlowkitError, _flowkit_error)
+def tell_problems(app: FastAPI, failed: Callable[[], object]) -> None:
+    """Let an application answer every error in this shape; `failed` is called where it was the database's."""
+
+    async def flowkit_error(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, FlowkitError)
+        status = status_of(error)
+        if status >= 500:
+            failed()
+            logger.warning("%s", error, exc_info=error)
+        return problem(status, error.headline, error.hint, getattr(error, "headers", None))
+
+    app.add_exception_handler(FlowkitError, flowkit_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
@@ -103,13 +117,11 @@ def _place(location: Iterable[Any]) -> str:
     return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts).lstrip(".")[:200] or "the body"
 
 
-def _plain(message: str) -> str:
+def _plain(found: Mapping[str, Any]) -> str:
+    if found["type"] == "string_pattern_mismatch":
+        return "these characters are not allowed here, or it is too long"
+    message = str(found["msg"])
     return message[:1].lower() + message[1:300]
-
-
-async def _flowkit_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, FlowkitError)
-    return problem(status_of(error), error.headline, error.hint, getattr(error, "headers", None))
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

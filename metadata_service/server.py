@@ -194,7 +194,7 @@ def _uvicorn_config(app: Any, settings: Configuration) -> uvicorn.Config:
         app,
         log_config=None,
         access_log=False,
-        lifespan="off",
+        lifespan="on",
         ws="none",
         proxy_headers=False,  # whoever calls could claim any address
         server_header=False,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Response
 
 from flowkit.exceptions import NotFound
-from flowkit.metadata.records import Record, RunRecord
+from flowkit.metadata.records import OutputRecord, Record, RunRecord, TaskRecord
+from flowkit.metadata.relational import UnknownRun
 from flowkit.metadata_service import wire
 from flowkit.metadata_service.access import Caller
 from flowkit.metadata_service.problems import answers
 from flowkit.metadata_service.service import Service
 from flowkit.metadata_service.v1_access import check_writable, known_beats, visible_run
 from flowkit.metadata_service.v1_answers import BeatsTaken, RecordsWritten, Reserved, Tags
+
+_KINDS: dict[type[Record], str] = {RunRecord: "run", TaskRecord: "task", OutputRecord: "output"}
 
 IdempotencyKey = Annotated[
     str | None,
@@ -30,7 +34,7 @@ RunName = Annotated[str, Path(pattern=wire.NAME)]
 def router(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1", tags=["writing"])
-    store, guard = service.store, service.guard
+    store, guard, metrics = service.store, service.guard, service.metrics
 
     @routes.post(
         "/records",
@@ -46,13 +50,20 @@ def router(service: Service) -> APIRouter:
         """Write runs, tasks and what they made, all or nothing: a run before its tasks."""
         records = by_our_clock(wire.records_of(raw), time.time())
         check_writable(store, caller, records)
-        new = store.register(records, idempotency_key) if records else True
+        try:
+            new = store.register(records, idempotency_key) if records else True
+        except UnknownRun as error:
+            raise NotFound(error.headline, "write the run's record first, or with them") from None
+        if new:
+            for kind, count in Counter(type(record) for record in records).items():
+                metrics.written(_KINDS[kind], count)
         return wire.reply({"written": len(records) if new else 0, "repeated": not new})
 
     @routes.post("/heartbeats", response_model=BeatsTaken, responses=answers(), openapi_extra=wire.expects(wire.Beats))
     def beat(caller: Caller = Depends(guard.writer), raw: bytes = Depends(wire.raw_body)) -> Response:
         """Note that runs and tasks are alive, by the service's clock; tells when to beat again, and who is unknown."""
         beats, unseen = known_beats(store, caller, wire.beats_of(raw))
+        metrics.written("heartbeat", len(beats))
         unknown = [*unseen, *(store.heartbeats(beats, time.time()) if beats else ())]
         told = [{name: value for name, value in beat._asdict().items() if value is not None} for beat in unknown]
         return wire.reply({"interval": service.configuration.heartbeat_interval, "unknown": told})

@@ -28,7 +28,7 @@ MAX_SYSTEM_TAGS = 200
 """System tags of one run: each parameter of a deployment can bring some."""
 MAX_TIME = 253_402_300_799.0
 """The last second of the year 9999."""
-MAX_NUMBER = 10**17
+MAX_NUMBER = 10**17 - 1
 """The largest number of a run; Metaflow's local ones (microseconds since the epoch) have 16 digits."""
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-+@:]{0,254}$"
