@@ -11,6 +11,7 @@ import click
 
 from flowkit.cli.console import Console
 from flowkit.cli.group import LazyGroup, Table
+from flowkit.datastore.root import FOLDER, SERVICE_FOLDER
 from flowkit.exceptions import StoreError, UsageError
 from flowkit.registry import load
 
@@ -18,7 +19,7 @@ COMMANDS: Table = {
     "start": ("flowkit.cli.service", "Start the service: what flowkit service does without a command."),
     "migrate": ("flowkit.cli.service", "Bring the database up to date, or tell what that would change."),
 }
-DEFAULT_FOLDER = "~/.flowkit/service"
+DEFAULT_FOLDER = f"~/{FOLDER}/{SERVICE_FOLDER}"
 """Where the database is that nobody named: SQLite."""
 _STOP_WITHIN = 15.0
 """Seconds after the end of serving within which the process is gone, whatever a database call still waits for."""

@@ -10,22 +10,35 @@ from flowkit.settings import settings, variable, working_folder
 
 FOLDER = ".flowkit"
 """The name of a root that nobody named otherwise."""
+SERVICE_FOLDER = "service"
+"""The name of the metadata service's folder in the one of that name at home."""
 
 _NETWORK = ("9p afs beegfs ceph cifs fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs "
             "lustre ncpfs nfs nfs4 ocfs2 orangefs pvfs2 smb3 smbfs virtiofs")  # fmt: skip
 
 
 def find_root(start: str) -> str | None:
-    """Return the nearest ``.flowkit`` folder, from a folder upwards; None where there is none."""
+    """Return the nearest ``.flowkit`` folder, from a folder upwards; None where there is none.
+
+    One that holds nothing but the metadata service's database is no datastore: else whoever once started a service
+    would find the runs of all projects at home.
+    """
     folder = os.path.abspath(start)
     while True:
         candidate = os.path.join(folder, FOLDER)
-        if os.path.isdir(candidate):
+        if os.path.isdir(candidate) and not _is_service_only(candidate):
             return candidate
         parent = os.path.dirname(folder)
         if parent == folder:
             return None
         folder = parent
+
+
+def _is_service_only(folder: str) -> bool:
+    try:
+        return os.listdir(folder) == [SERVICE_FOLDER]
+    except OSError:
+        return False
 
 
 def default_root() -> str:

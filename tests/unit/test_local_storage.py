@@ -155,6 +155,15 @@ def test_the_nearest_root_upward(tmp_path: Path) -> None:
     assert find_root(str(below)) == inner
 
 
+def test_the_folder_of_the_metadata_service_at_home_is_no_datastore(tmp_path):
+    (tmp_path / ".flowkit" / "service").mkdir(parents=True)
+    below = tmp_path / "project"
+    below.mkdir()
+    assert find_root(str(below)) != str(tmp_path / ".flowkit")
+    make_root(str(tmp_path / ".flowkit"))
+    assert find_root(str(below)) == str(tmp_path / ".flowkit")
+
+
 def test_opening(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = tmp_path / "data"
