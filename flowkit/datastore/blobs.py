@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from flowkit.datastore.layout import blob_file
-from flowkit.datastore.storage import Info, Missing, Storage
+from flowkit.datastore.storage import OLD, Info, Missing, Storage
 from flowkit.exceptions import ArtifactError, StoreError
 from flowkit.settings import settings
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 MAPPED = 1 << 20
 """Bytes from which on content is mapped into memory instead of read."""
-OLD = 3600.0
-"""Seconds since it was written from which on a blob may be in a sweep's way (`flowkit.datastore.sweeping`)."""
 _BLOCK = 16 << 20
 
 Buffers = Sequence[bytes | bytearray | memoryview]
@@ -151,6 +149,11 @@ class Blobs:
         if len(view) != length:
             raise self._wrong_size(what, key, offset + length, offset + len(view))
         return view
+
+    def key_of_stored(self, key: str) -> str | None:
+        """Return the key that the stored content of a blob really has, read in blocks; None where there is no blob."""
+        path = blob_file(key)
+        return None if self.storage.info(path) is None else self._streamed_key(path)
 
     def _read(self, path: str, key: str, offset: int, length: int, what: str) -> memoryview:
         try:

@@ -14,6 +14,8 @@ from flowkit.exceptions import StoreError
 
 BLOCK = 16 << 20
 """Bytes that are read at once of something large."""
+OLD = 3600.0
+"""Seconds since it was written from which on a blob may be in a sweep's way (`flowkit.datastore.sweeping`)."""
 
 Chunks = Iterable[bytes | bytearray | memoryview]
 """Content to write, in order; nothing is joined in memory."""

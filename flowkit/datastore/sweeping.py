@@ -19,10 +19,9 @@ import os
 import time
 from typing import Any
 
-from flowkit.datastore.blobs import OLD
 from flowkit.datastore.layout import sweep_file
 from flowkit.datastore.sealed import Damaged, read_sealed, seal
-from flowkit.datastore.storage import Storage
+from flowkit.datastore.storage import OLD, Storage
 
 SHORTEST_GRACE = 2 * OLD
 """Seconds: the least that a sweep spares a blob, so that the clocks of a writer and of the storage may differ by an

@@ -1,1 +1,1 @@
-"""Keeping a datastore in order: what takes the room, what is damaged, what may go."""
+"""Keeping a datastore: what is removed when, what takes the room, whether all is well."""
