@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -217,29 +217,22 @@ class _Session:
         self.sent = False
 
     def select(self, query: str, parameters: Sequence[Value] = ()) -> list[Any]:
-        return self._connection.execute(_literal(query), parameters or None).fetchall()
+        return self._connection.execute(query, parameters or None).fetchall()
 
     def execute(self, query: str, parameters: Sequence[Value] = ()) -> int:
-        return self._connection.execute(_literal(query), parameters or None).rowcount
+        return self._connection.execute(query, parameters or None).rowcount
 
     def execute_many(self, query: str, rows: Iterable[Sequence[Value]]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.executemany(_literal(query), list(rows))
+            cursor.executemany(query, list(rows))
 
     def given(self, query: str, shape: Shape, rows: Iterable[Sequence[Any]]) -> list[Any]:
         columns = sql.in_columns(shape, rows)
         if not columns[0]:
             return []
         arrays = ", ".join(f"%s::{_TYPES[kind]}[]" for _, kind in shape)
-        cursor = self._connection.execute(
-            _literal(query.replace("{given}", f"SELECT * FROM unnest({arrays})")), columns
-        )
+        cursor = self._connection.execute(query.replace("{given}", f"SELECT * FROM unnest({arrays})"), columns)
         return cursor.fetchall() if cursor.description is not None else []
-
-
-def _literal(query: str) -> LiteralString:
-    """Queries are put together from constants of `flowkit.metadata_service.sql`; values are always parameters."""
-    return cast(LiteralString, query)
 
 
 def _undo(connection: Connection) -> None:

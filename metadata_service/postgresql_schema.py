@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -44,7 +43,7 @@ class _Schema:
         self.shown = str(address)
 
     def run(self, statement: str) -> None:
-        self._connection.execute(cast(LiteralString, statement))
+        self._connection.execute(statement)
 
     def numbers(self) -> dict[str, int] | None:
         encoding = self._connection.execute("SHOW server_encoding").fetchone()
@@ -63,7 +62,7 @@ class _Schema:
         return {name: int(value) for name, value in rows}
 
     def finish(self) -> None:
-        self._connection.execute(cast(LiteralString, sql.SET_EVENT_BASE))
+        self._connection.execute(sql.SET_EVENT_BASE)
 
     def _strange(self) -> StoreError:
         return StoreError(

@@ -12,7 +12,14 @@ from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.memory import MemoryStorage
 from flowkit.datastore.storage import Storage
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "service")]
+
+from service_databases import database_fixture, postgresql_fixture, postgresql_server_fixture  # noqa: E402
+
+postgresql_server = postgresql_server_fixture
+postgresql = postgresql_fixture
+database = database_fixture
 
 
 @pytest.fixture(params=["local", "durable", "memory", "s3"])

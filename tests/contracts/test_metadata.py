@@ -18,19 +18,29 @@ from flowkit.metadata.memory import MemoryMetadata
 from flowkit.metadata.records import STATES, FlowRecord, RunRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import MetadataStore, RunFilter
+from flowkit.metadata_service.databases import open_store
 
-Opener = Callable[[], MetadataStore]
+Opener = Callable[[pytest.FixtureRequest], MetadataStore]
 
-STORES: dict[str, Callable[[Path], MetadataStore]] = {
-    "memory": lambda folder: MemoryMetadata(),
-    "sqlite": lambda folder: SqliteMetadata(str(folder / "root")),
+
+def _folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return folder
+
+
+STORES: dict[str, Opener] = {
+    "memory": lambda request: MemoryMetadata(),
+    "sqlite": lambda request: SqliteMetadata(str(_folder(request) / "root")),
+    "service on sqlite": lambda request: open_store(str(_folder(request) / "service")),
+    "service on postgresql": lambda request: open_store(request.getfixturevalue("postgresql")),
 }
+"""Those of the service are the databases below it."""
 NOW = time.time()
 
 
 @pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MetadataStore]:
-    made = STORES[request.param](tmp_path)
+def store(request: pytest.FixtureRequest) -> Iterator[MetadataStore]:
+    made = STORES[request.param](request)
     yield made
     made.close()
 
@@ -448,9 +458,9 @@ _FILTERS = st.builds(
     batches=st.lists(st.lists(st.one_of(_TASKS, _RUNS), max_size=8), max_size=6), filters=st.lists(_FILTERS, max_size=4)
 )
 def test_all_stores_say_the_same(
-    kind: str, tmp_path: Path, batches: list[list[RunRecord | TaskRecord]], filters: list[RunFilter]
+    kind: str, request: pytest.FixtureRequest, batches: list[list[RunRecord | TaskRecord]], filters: list[RunFilter]
 ) -> None:
-    one, other = MemoryMetadata(), STORES[kind](tmp_path)
+    one, other = MemoryMetadata(), STORES[kind](request)
     try:
         for flow in ("Train", "Other"):
             other.forget(flow)
