@@ -7,7 +7,16 @@ from typing import Any
 from fastapi import Depends, FastAPI, Response
 from pydantic.json_schema import models_json_schema
 
-from flowkit.metadata_service import events, operations, v1_artifacts, v1_records, v1_runs, wire
+from flowkit.metadata_service import (
+    events,
+    metaflow_routes,
+    metaflow_wire,
+    operations,
+    v1_artifacts,
+    v1_records,
+    v1_runs,
+    wire,
+)
 from flowkit.metadata_service.access import Caller
 from flowkit.metadata_service.problems import tell_problems
 from flowkit.metadata_service.service import Service
@@ -31,7 +40,7 @@ def make_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     tell_problems(app, service.metrics.database_failed)
-    for part in (operations, v1_records, v1_runs, v1_artifacts, events):
+    for part in (operations, v1_records, v1_runs, v1_artifacts, events, metaflow_routes):
         app.include_router(part.router(service))
     _describe(app, service)
     app.add_middleware(service.guard.middleware)
@@ -48,7 +57,8 @@ def _describe(app: FastAPI, service: Service) -> None:
             told = generate()
             parts = told.setdefault("components", {})
             _, bodies = models_json_schema(
-                [(model, "validation") for model in wire.BODIES], ref_template="#/components/schemas/{model}"
+                [(model, "validation") for model in (*wire.BODIES, *metaflow_wire.BODIES)],
+                ref_template="#/components/schemas/{model}",
             )
             parts.setdefault("schemas", {}).update(bodies["$defs"])
             parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}

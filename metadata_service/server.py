@@ -22,6 +22,7 @@ from flowkit.metadata_service.databases import open_store
 from flowkit.metadata_service.guard import Guard
 from flowkit.metadata_service.listening import BACKLOG, check_tls, listen, raise_file_limit, url_of
 from flowkit.metadata_service.log_lines import LineWriter, access_log, log_to
+from flowkit.metadata_service.metaflow_settling import Settling
 from flowkit.metadata_service.metrics import Metrics
 from flowkit.metadata_service.migrations import Migration, migrate
 from flowkit.metadata_service.service import Service
@@ -133,7 +134,10 @@ class Server:
             broadcaster = Broadcaster(store, settings, metrics)
             stack.callback(broadcaster.stop)
             broadcaster.start()
-            yield Service(settings, store, guard, broadcaster, metrics)
+            settling = Settling(store, settings.heartbeat_interval)
+            stack.callback(settling.stop)
+            settling.start()
+            yield Service(settings, store, guard, broadcaster, metrics, settling)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -11,6 +11,7 @@ from flowkit.metadata_service.store import ServiceStore
 if TYPE_CHECKING:
     from flowkit.metadata_service.broadcast import Broadcaster
     from flowkit.metadata_service.guard import Guard
+    from flowkit.metadata_service.metaflow_settling import Settling
     from flowkit.metadata_service.metrics import Metrics
 
 
@@ -29,6 +30,8 @@ class Service:
         Hands events on to listeners.
     metrics : Metrics
         Counts for ``/metrics``.
+    settling : Settling, optional
+        Tells when runs of Metaflow's have failed.
     """
 
     configuration: Configuration
@@ -36,3 +39,4 @@ class Service:
     guard: Guard
     broadcaster: Broadcaster
     metrics: Metrics
+    settling: Settling | None = None
