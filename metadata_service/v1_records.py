@@ -13,6 +13,7 @@ from flowkit.metadata.records import OutputRecord, Record, RunRecord, TaskRecord
 from flowkit.metadata.relational import UnknownRun
 from flowkit.metadata_service import wire
 from flowkit.metadata_service.access import Caller
+from flowkit.metadata_service.audit import touched
 from flowkit.metadata_service.problems import answers
 from flowkit.metadata_service.service import Service
 from flowkit.metadata_service.v1_access import check_writable, known_beats, visible_run
@@ -49,6 +50,8 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         """Write runs, tasks and what they made, all or nothing: a run before its tasks."""
         records = by_our_clock(wire.records_of(raw), time.time())
+        for flow, run in dict.fromkeys((record.flow, record.run) for record in records):
+            touched(flow, run)
         check_writable(store, caller, records)
         try:
             new = store.register(records, idempotency_key) if records else True
