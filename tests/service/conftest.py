@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 from service_databases import database_fixture, postgresql_fixture, postgresql_server_fixture
 
 from flowkit.metadata_service.databases import open_store
