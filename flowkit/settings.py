@@ -198,6 +198,12 @@ def home() -> str:
     return os.path.join(config, "flowkit")
 
 
+def state_folder() -> str:
+    """Return the user's folder for what must not be lost and is no setting: ``~/.local/state/flowkit``."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(base, "flowkit")
+
+
 def user_file_path(profile: str | None = None) -> str:
     """Return where the user's settings are kept, for a profile or the default one."""
     profile = profile or os.environ.get("FLOWKIT_PROFILE")
@@ -322,9 +328,16 @@ def _typed(name: str, value: Any, origin: str) -> Any:
         return "".join(f"{item}," for item in value) if isinstance(value, list) else str(value)
     if not isinstance(value, str):
         raise UsageError(f"{origin}: {shown} must be text, not {value!r}")
+    if name == "service_url" and not value.startswith(("http://", "https://")):
+        raise UsageError(f"{origin}: {shown} must begin with http:// or https://, not be {_without_secrets(value)!r}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise UsageError(f"{origin}: {shown} must be one of {', '.join(_CHOICES[name])}, not {value!r}")
     return value
+
+
+def _without_secrets(url: str) -> str:
+    """Return what may be a URL without a user's name and password."""
+    return url.rpartition("@")[2] if "@" in url else url
 
 
 def _mentions_flowkit(path: str) -> bool:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 from flowkit.metadata.records import FlowRecord, Record, RunRecord, StepRecord, TaskRecord
 
 
@@ -57,6 +58,34 @@ class MetadataStore(ABC):
 
     writes_tags: bool = False
     """`change_tags` changes the datastore's copy too (else whoever calls it does)."""
+
+    shared: bool = False
+    """Runs of other datastores are in it, too: what is not in one datastore is no reason to forget it."""
+
+    heartbeat_interval: float = HEARTBEAT_INTERVAL
+    """Seconds between two heartbeats of a run's owner."""
+
+    @staticmethod  # noqa: B027
+    def warm() -> None:
+        """Begin, in a thread, what takes long before the store is first used."""
+
+    def attend(self, record: RunRecord) -> None:  # noqa: B027
+        """Note that this process works on a run from now on: what it writes may then be on its way until `deliver`."""
+
+    def deliver(self, seconds: float) -> str | None:
+        """Wait until all that was written is there, but not longer; return what the user should know if it is not."""
+        return None
+
+    def abandon(self) -> None:  # noqa: B027
+        """Note that somebody else has the run: what is on its way is not to arrive any more."""
+
+    def news(self) -> list[str]:
+        """Return what the user should be told of what is on its way, a line each, once."""
+        return []
+
+    def reserve(self, flow: str, at_least: int = 1) -> str | None:
+        """Return the number of a flow's next run, which nobody else gets; None where the datastore numbers runs."""
+        return None
 
     @abstractmethod
     def write(self, records: Sequence[Record]) -> None:
