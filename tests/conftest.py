@@ -288,6 +288,17 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
         pytest.fail(f"processes were left behind (killed now): {left}")
 
 
+@pytest.fixture(scope="module")
+def module_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A `workspace` that the tests of a module share."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        made = Workspace(tmp_path_factory.mktemp("module"), monkeypatch)
+        yield made
+        left = made.close()
+    if left:
+        pytest.fail(f"processes were left behind (killed now): {left}")
+
+
 MOTO = """
 import logging, sys, threading
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer

@@ -191,7 +191,7 @@ def _begin(
         request = request._replace(package=parts.package._asdict())
     run = begin(storage, definition, request)
     plan: Plan | None = origin.plan if origin is not None else None
-    write_run_id(options, definition.name, run.record.run, session)
+    write_run_id(options, definition.name, run.record.run, session.metadata)
     watcher = watch(session, store, again=request.origin is not None)
     watcher.run_started(definition.name, run.record.run, request.origin)
     transitions = plan.transitions if plan is not None else None
@@ -276,13 +276,13 @@ def _write_text(option: str, path: str, text: str, mode: str = "w") -> None:
         raise UsageError(f"--{option.replace('_', '-')}: {path} cannot be written: {error.strerror}") from None
 
 
-def write_run_id(options: dict[str, Any], flow: str, run: str, session: Session) -> None:
+def write_run_id(options: Mapping[str, Any], flow: str, run: str, metadata: str, **more: Any) -> None:
     """Tell whoever waits for it which run this is, before the first task starts."""
     import json
 
     for option, text in (
         ("run_id_file", run),
-        ("runner_attribute_file", json.dumps({"run_id": run, "flow_name": flow, "metadata": session.metadata})),
+        ("runner_attribute_file", json.dumps({"run_id": run, "flow_name": flow, "metadata": metadata, **more})),
     ):
         if options[option] is not None:
             _write_text(option, options[option], text)

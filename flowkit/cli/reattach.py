@@ -133,7 +133,7 @@ def _find(session: Session, storage: Storage, run: str | None) -> _Found:
     store = session.metadata_store(storage)
     try:
         add_missing(storage, store, flow, run)
-        run = run or _last_run(session, store)
+        run = run or last_open_run(session, store)
     finally:
         store.close()
     if read_run(storage, flow, run) is None:
@@ -144,7 +144,8 @@ def _find(session: Session, storage: Storage, run: str | None) -> _Found:
     return _Found(storage, run, parameters)
 
 
-def _last_run(session: Session, store: MetadataStore) -> str:
+def last_open_run(session: Session, store: MetadataStore) -> str:
+    """Return the user's newest run that did not end, one that nobody has before one that is alive."""
     from flowkit.metadata.records import FINAL
     from flowkit.metadata.store import RunFilter
 
@@ -245,7 +246,7 @@ def _take_over(
         past = read_past(storage, flow, run, lambda *place: place in origin.tasks, problems.append, started)
         missing = _missing_records(storage, flow, run, made, known)
         begun = _begun(session, storage, found)
-    write_run_id(options, flow, run, session)
+    write_run_id(options, flow, run, session.metadata)
     watcher = watch(session, store, again=True)
     watcher.run_started(flow, run, None)
     for text in (*problems, f"Run {run} goes on: {made.cloned:,} of its tasks are done, {past} were under way."):

@@ -11,15 +11,19 @@ from typing import Any
 from flowkit import registry
 from flowkit.datastore.artifacts import ArtifactReader
 from flowkit.datastore.blobs import Blobs
+from flowkit.datastore.layered import LayeredStorage
 from flowkit.datastore.manifests import read_manifest
 from flowkit.datastore.root import FOLDER, default_root, open_storage
 from flowkit.datastore.runs import list_flows
+from flowkit.datastore.spins import open_spins
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import NotFound, StoreError, UsageError
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.manifest import Artifact, Manifest
 from flowkit.settings import settings
 
+SPINS = "spin"
+"""The kind of place at which the spins on a datastore's runs are seen, instead of its runs."""
 _connections: dict[str, Connection] = {}
 
 
@@ -44,6 +48,8 @@ class Connection:
         """The datastore."""
         if self._storage is None:
             self._storage = open_storage(self.where, create=False)
+            if self.kind == SPINS:
+                self._storage = LayeredStorage(open_spins(self._storage), self._storage)
         return self._storage
 
     @property
@@ -54,6 +60,8 @@ class Connection:
         return self._metadata
 
     def _open_metadata(self) -> MetadataStore:
+        if isinstance(self.storage, LayeredStorage):
+            return _indexed(self.storage.above)
         if self.kind == "local" and self.storage.remote:
             from flowkit.client.remote_index import RemoteIndex
 
@@ -82,12 +90,27 @@ class Connection:
         return self._reader.load(name, artifact)
 
 
+def _indexed(storage: Storage) -> MetadataStore:
+    """Return an index of what lies in a small datastore that keeps none."""
+    from flowkit.client.rebuild import rebuild
+    from flowkit.metadata.memory import MemoryMetadata
+
+    store = MemoryMetadata()
+    rebuild(storage, store)
+    return store
+
+
 def connect(place: str) -> Connection:
     """Return the connection to a place; the same one each time."""
     found = _connections.get(place)
     if found is None:
         found = _connections[place] = Connection(place)
     return found
+
+
+def forget(place: str) -> None:
+    """Have a place opened anew when it is next looked at."""
+    _connections.pop(place, None)
 
 
 def default_place() -> str:

@@ -6,7 +6,7 @@ something else was chosen; the global namespace, None, shows everything.
 
 from __future__ import annotations
 
-from flowkit.client.connection import default_place, normal_place
+from flowkit.client.connection import SPINS, connect, default_place, forget, normal_place
 from flowkit.context import current
 from flowkit.exceptions import UsageError
 from flowkit.settings import settings, user_name
@@ -84,6 +84,34 @@ def metadata(ms: str) -> str:
     global _place
     _place = normal_place(ms)
     return _place
+
+
+def inspect_spin(datastore_root: str | None = None) -> str:
+    """Look at the spins that were kept (``spin --persist``) instead of at runs; `default_metadata` leads back.
+
+    Each is seen as a run ``spin-1``, ``spin-2``, … with one task.
+
+    Parameters
+    ----------
+    datastore_root : str, optional
+        A datastore's root, or the folder that holds it; default: where the client reads now.
+
+    Returns
+    -------
+    str
+        The place that was set.
+
+    Raises
+    ------
+    NotFound
+        If there is no datastore, or no spin was kept in it.
+    """
+    global _place
+    place = f"{SPINS}@{(normal_place(datastore_root) if datastore_root else get_metadata()).partition('@')[2]}"
+    forget(place)
+    connect(place).storage  # noqa: B018 (opens it, or says that there is none)
+    _place = place
+    return place
 
 
 def get_metadata() -> str:

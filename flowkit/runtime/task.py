@@ -65,7 +65,11 @@ def run_attempt(
     int
         0 if the task has a committed result (of this attempt or of an earlier one), else 1.
     """
-    attempt = _Attempt(definition, config, launch, node, Meter(forked=forked))
+    return run_as_attempt(Attempt(definition, config, launch, node, Meter(forked=forked)))
+
+
+def run_as_attempt(attempt: Attempt) -> int:
+    """Carry out an attempt that was put together; see `run_attempt`."""
     try:
         attempt.run()
     except BaseException as error:
@@ -78,8 +82,20 @@ def run_attempt(
     return 0
 
 
-class _Attempt:
-    """The state of one attempt while it runs."""
+class Attempt:
+    """The state of one attempt while it runs.
+
+    Parameters
+    ----------
+    definition, config, launch
+        As for `run_attempt`.
+    gang_node : int or None
+        Which node of a gang this is.
+    meter : Meter
+        What it uses.
+    storage : Storage, optional
+        Where its run is; default: the root that `config` names.
+    """
 
     def __init__(
         self,
@@ -88,6 +104,7 @@ class _Attempt:
         launch: Launch,
         gang_node: int | None,
         meter: Meter,
+        storage: Storage | None = None,
     ) -> None:
         self.started = time.time()
         self.meter = meter
@@ -101,7 +118,7 @@ class _Attempt:
         self.run_id: str = config["run"]
         self.coordinates = launch.coordinates if gang_node is None else node_coordinates(launch.coordinates, gang_node)
         self.task = str(self.coordinates)
-        self.storage: Storage = open_storage(config["root"], create=False)
+        self.storage = open_storage(config["root"], create=False) if storage is None else storage
         self.blobs = Blobs(self.storage)
         self.reader = ArtifactReader(self.blobs)
         self.writer = ArtifactWriter(self.blobs)
@@ -117,7 +134,7 @@ class _Attempt:
         parents = self._single_parent()
         frames = self._frames(parents)
         foreach = Foreach(frames, self.blobs)
-        inherited = self._inherited(parents)
+        inherited = self.inherited(parents)
         binding = Binding(
             self.definition, self.node, ArtifactSet(self.reader, self.writer, inherited, self.step.name), foreach
         )
@@ -133,7 +150,7 @@ class _Attempt:
             self._run_layers(flow, binding)
         finally:
             streams.code_finished()
-        self._commit(self._finish(flow, binding, frames))
+        self.commit(self._finish(flow, binding, frames))
 
     def _run_layers(self, flow: Any, binding: Binding) -> None:
         """Run the step inside its decorators, the first one written outermost."""
@@ -183,13 +200,18 @@ class _Attempt:
 
     # -- what goes in ---------------------------------------------------------------------------------------------
 
-    def _read(self, ref: TaskRef) -> Manifest:
-        manifest = read_manifest(self.storage, self.flow_name, self.run_id, ref.step, str(ref.coordinates))
+    def read(self, ref: TaskRef) -> Manifest:
+        """Return the manifest of a parent."""
+        return self.read_of(self.run_id, ref)
+
+    def read_of(self, run: str, ref: TaskRef) -> Manifest:
+        """Return the manifest of a task of a run."""
+        manifest = read_manifest(self.storage, self.flow_name, run, ref.step, str(ref.coordinates))
         if manifest is None:
             raise DataError(
-                f"the result of {self.flow_name}/{self.run_id}/{ref} is missing or damaged",
+                f"the result of {self.flow_name}/{run}/{ref} is missing or damaged",
                 f"run it again: python {os.path.basename(self.definition.file)} resume {ref.step} "
-                f"--origin-run-id {self.run_id}",
+                f"--origin-run-id {run}",
             )
         return manifest
 
@@ -199,9 +221,9 @@ class _Attempt:
     def _single_parent(self) -> Manifest | None:
         """The one task before this one; for a join the task that opened what it closes; None for the start."""
         if self.node.is_join:
-            return self._read(self.launch.split) if self.launch.split is not None else None
+            return self.read(self.launch.split) if self.launch.split is not None else None
         first = next(self.launch.parent_refs(), None)
-        return None if first is None or first.step == PARAMETERS_STEP else self._read(first)
+        return None if first is None or first.step == PARAMETERS_STEP else self.read(first)
 
     def _frames(self, parent: Manifest | None) -> tuple[Frame, ...]:
         if parent is None:
@@ -214,7 +236,8 @@ class _Attempt:
             return (*parent.frames, Frame(parent.step, made.variable, index, made.width or 0, made.pack))
         return parent.frames
 
-    def _inherited(self, parent: Manifest | None) -> dict[str, Artifact]:
+    def inherited(self, parent: Manifest | None) -> dict[str, Artifact]:
+        """Return the artifacts that the task begins with."""
         own = dict(self._parameters().artifacts)
         # A parameter's value is that of this run, also where the parent was cloned from a run with another one.
         return own if parent is None or self.node.is_join else {**parent.artifacts, **own}
@@ -230,7 +253,7 @@ class _Attempt:
         def open_input(position: int) -> Any:
             ref = refs[position]
             manifest = manifests(position)
-            artifacts = ArtifactSet(self.reader, self.writer, dict(manifest.artifacts))
+            artifacts = ArtifactSet(self.reader, self.writer, self.input_artifacts(ref, manifest))
             flow: Any = object.__new__(self.definition.cls)
             foreach = Foreach(manifest.frames, self.blobs)
             binding = InputBinding(
@@ -241,13 +264,17 @@ class _Attempt:
 
         return Inputs(len(refs), open_input, positions)
 
+    def input_artifacts(self, ref: TaskRef, manifest: Manifest) -> dict[str, Artifact]:
+        """Return the artifacts of one input of a join."""
+        return dict(manifest.artifacts)
+
     def _manifests_of(self, refs: list[TaskRef]) -> Callable[[int], Manifest]:
         """Return what reads the manifest of an input: of a remote root some ahead, one by one."""
         if not self.storage.remote:
-            return lambda position: self._read(refs[position])
+            return lambda position: self.read(refs[position])
         from flowkit.datastore.many import ReadAhead
 
-        return ReadAhead(self.storage, self._read, refs).__getitem__
+        return ReadAhead(self.storage, self.read, refs).__getitem__
 
     def _last_failure(self) -> dict[str, Any]:
         before = self.launch.attempt - 1
@@ -401,7 +428,8 @@ class _Attempt:
             reads["foreach"].append("len(inputs)")
         return {kind: names for kind, names in reads.items() if names}
 
-    def _commit(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest) -> None:
+        """Make the attempt the task's result, if it is the first that gets there."""
         if self.gang_node is not None and self.gang_node > 0:
             stage(self.storage, manifest)
             return
