@@ -9,6 +9,7 @@ stop. Without a failed attempt, a run that has fallen silent is lost, as `flowki
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ TELLING = frozenset({ATTEMPT, ATTEMPT_OK, ATTEMPT_DONE, ORIGIN_RUN, ORIGIN_TASK}
 """Fields that change a task's record."""
 
 _TAG = "attempt_id:"
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-+@:]{0,254}")
 
 
 class _Told(NamedTuple):
@@ -69,9 +71,9 @@ def task_records(task: TaskRecord, fields: Iterable[Field]) -> list[TaskRecord]:
     run = step_task = None
     for field in fields:
         if field.name == ORIGIN_RUN:
-            run = field.value
+            run = field.value if _is_id(field.value) else None
         elif field.name == ORIGIN_TASK:
-            step_task = field.value
+            step_task = field.value if _is_id(field.value) else None
         elif field.name in (ATTEMPT, ATTEMPT_OK, ATTEMPT_DONE):
             attempt = attempt_of(field)
             if attempt is not None:
@@ -81,6 +83,8 @@ def task_records(task: TaskRecord, fields: Iterable[Field]) -> list[TaskRecord]:
     records = []
     for attempt in sorted(told):
         state, reason = _state(told[attempt], attempt == newest, attempt)
+        if task.step == PARAMETERS and told[attempt].ended is not None:
+            state, reason = "succeeded", None  # it is over as soon as it is written, and never says that it went well
         started, ended, _ = told[attempt]
         started = started if started is not None else ended if task.started is None else task.started
         finished = ended if state in FINAL else None
@@ -98,7 +102,7 @@ def end_step(fields: Iterable[Field]) -> str:
     return names[-1] if names else DEFAULT_END_STEP
 
 
-def run_after(run: RunRecord, task: TaskRecord, last_step: str) -> RunRecord | None:
+def run_after(run: RunRecord, task: TaskRecord, last_step: str, origin: str | None = None) -> RunRecord | None:
     """Return what a task's new record makes of its run; None where that stays as it is.
 
     Parameters
@@ -109,15 +113,26 @@ def run_after(run: RunRecord, task: TaskRecord, last_step: str) -> RunRecord | N
         The newest attempt of one of its tasks.
     last_step : str
         The name of its end step.
+    origin : str, optional
+        ``Flow/run`` that the task says its run resumed from.
     """
+    origin = run.origin or origin
     if run.state == "succeeded":
         return None
     if task.step == last_step and task.state == "succeeded":
-        return run._replace(state="succeeded", reason=None, finished=task.finished, heartbeat=None)
+        return run._replace(state="succeeded", reason=None, finished=task.finished, heartbeat=None, origin=origin)
     if run.state == "failed" and task.state == "running":
         # it had been silent for long, and has gone on with a retry or another task
-        return run._replace(state="running", reason=None, finished=None, heartbeat=None)
+        return run._replace(state="running", reason=None, finished=None, heartbeat=None, origin=origin)
+    if origin != run.origin and run.state not in FINAL:
+        return run._replace(state="running", reason=None, finished=None, heartbeat=None, origin=origin)
     return None
+
+
+def run_origin(flow: str, fields: Iterable[Field]) -> str | None:
+    """Return the run that a task's run resumed from, by the task's fields."""
+    names = [field.value for field in fields if field.name == ORIGIN_RUN and _is_id(field.value)]
+    return f"{flow}/{names[-1]}" if names else None
 
 
 def run_after_silence(run: RunRecord, failed: Sequence[TaskRecord]) -> RunRecord | None:
@@ -164,6 +179,11 @@ def _state(told: _Told, newest: bool, attempt: int) -> tuple[State, str | None]:
     if not newest:
         return "lost", "the next attempt began before it told how it went"
     return "running", None
+
+
+def _is_id(text: str) -> bool:
+    """Whether a field names something: clients write Python's None where there is no origin."""
+    return _ID.fullmatch(text) is not None and text != "None"
 
 
 def _number(text: str) -> int | None:

@@ -302,14 +302,16 @@ def add_artifacts(routes: APIRouter, service: Service) -> None:
 def _register(service: Service, run: RunRecord, task: TaskRecord) -> None:
     """Write the states that follow from the fields of a task: its own, and its run's."""
     store = service.store
-    attempts = states.task_records(task, store.fields(run.flow, run.run, task.step, task.task))
+    fields = store.fields(run.flow, run.run, task.step, task.task)
+    attempts = states.task_records(task, fields)
     if not attempts:
         return
     newest = attempts[-1]
+    origin = states.run_origin(run.flow, fields)
     changed: RunRecord | None = None
-    if newest.state == "succeeded" or run.state == "failed":
+    if newest.state == "succeeded" or run.state == "failed" or origin != run.origin:
         known = store.fields(run.flow, run.run, states.PARAMETERS, None, states.END_STEP)
-        changed = states.run_after(run, newest, states.end_step(known))
+        changed = states.run_after(run, newest, states.end_step(known), origin)
     # the attempt before the newest may have ended without a word
     store.register([*attempts[-2:], *([changed] if changed else [])])
     if newest.state == "failed" and service.settling is not None:
