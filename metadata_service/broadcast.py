@@ -41,9 +41,6 @@ STALLED = 30.0
 """Seconds in which a listener that was cut off must have taken the news of it."""
 SLICE = 20_000
 """Pairs of an event and a listener that the event loop deals with before it turns to other work."""
-LOOK = 1.0
-"""Seconds after which the outbox is looked at without a wake: an event behind a transaction that is rolled back
-becomes visible without anybody saying so."""
 REST = 0.05
 """Seconds between two looks at the outbox while events come in fast."""
 TRIM = 300.0
@@ -325,7 +322,7 @@ class Broadcaster:
         last: int | None = None
         pause = REST
         while not self.stopping:
-            self._news.wait(LOOK if self._loop is not None else None)
+            self._news.wait()
             self._news.clear()
             if self._loop is None:
                 last = None  # nobody listens: whoever comes begins at what is newest then

@@ -86,7 +86,8 @@ def router(service: Service) -> APIRouter:
             return problem(503, f"the service {what}", "try again in a moment", headers)
         wanted = Wanted(flow, run, step, task, frozenset(kind) if kind else None)
         _check_order(wanted)
-        return EventStream(broadcaster, Listener(wanted, caller), begin)
+        valid = guard.still(request) if service.configuration.guarded else None
+        return EventStream(broadcaster, Listener(wanted, caller, valid), begin)
 
     return routes
 
