@@ -60,6 +60,11 @@ TABLES: dict[str, dict[str, Entry]] = {
     },
     "services": {
         "metadata": Entry("flowkit.metadata_service.server:Server", "service"),
+        "tokens": Entry("flowkit.metadata_service.token_desk:TokenDesk", "service"),
+    },
+    "config_parsers": {
+        "yaml": Entry("flowkit.plugins.yaml_files:yaml_parser", "yaml"),
+        "yml": Entry("flowkit.plugins.yaml_files:yaml_parser", "yaml"),
     },
     "executors": {
         "local": Entry("flowkit.runtime.local:LocalExecutor"),

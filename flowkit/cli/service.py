@@ -18,6 +18,7 @@ from flowkit.registry import load
 COMMANDS: Table = {
     "start": ("flowkit.cli.service", "Start the service: what flowkit service does without a command."),
     "migrate": ("flowkit.cli.service", "Bring the database up to date, or tell what that would change."),
+    "token": ("flowkit.cli.service_token", "Make, list and revoke the tokens that the service asks for."),
 }
 DEFAULT_FOLDER = f"~/{FOLDER}/{SERVICE_FOLDER}"
 """Where the database is that nobody named: SQLite."""
