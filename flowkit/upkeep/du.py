@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowkit.datastore.layout import BLOBS, DATA
+from flowkit.datastore.layout import DATA
 from flowkit.datastore.sealed import Damaged, unseal
 from flowkit.datastore.storage import Storage
-from flowkit.upkeep.scan import Place, contents, named_keys, objects
-from flowkit.upkeep.spill import PREFIXES, Spill
+from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects
+from flowkit.upkeep.spill import Spill
 
 ITEMS = "(items of a foreach)"
 CODE = "(code package)"
@@ -198,10 +198,8 @@ def _reads(body: dict[str, Any]) -> Iterator[bytes]:
 def _count_blobs(
     storage: Storage, names: Spill, usage: Usage, runs: list[tuple[str, str]], artifacts: list[tuple[str, str]]
 ) -> None:
-    for prefix in PREFIXES:
-        sizes = {entry.path.rpartition("/")[2]: entry.size for entry in storage.walk(f"{BLOBS}/{prefix}")}
-        if not sizes:
-            continue
+    for prefix, blobs in blob_folders(storage):
+        sizes = {key: entry.size for key, entry in blobs.items()}
         usage.blobs += len(sizes)
         usage.blob_bytes += sum(sizes.values())
         of: dict[str, set[tuple[int, int]]] = {}

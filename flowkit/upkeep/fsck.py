@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from flowkit.client.rebuild import rebuild
 from flowkit.datastore.blobs import Blobs
-from flowkit.datastore.layout import BLOBS, aside_file, blob_file, last_run_file
+from flowkit.datastore.layout import aside_file, blob_file, last_run_file
 from flowkit.datastore.manifests import read_clones, read_manifest
 from flowkit.datastore.many import mapped_over, paired_with
 from flowkit.datastore.runs import list_flows
@@ -26,8 +26,8 @@ from flowkit.metadata.records import FINAL
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Manifest
 from flowkit.upkeep.census import RunFacts, census, why_alive
-from flowkit.upkeep.scan import Place, contents, objects
-from flowkit.upkeep.spill import PREFIXES, Spill
+from flowkit.upkeep.scan import Place, blob_folders, contents, is_key, objects
+from flowkit.upkeep.spill import Spill
 from flowkit.upkeep.sweep import GRACE
 
 Severity = Literal["error", "warning"]
@@ -185,16 +185,9 @@ class Check:
     # -- blobs ------------------------------------------------------------------------------------------------------
 
     def _all_blobs(self, named: Spill) -> Iterator[Finding]:
-        for prefix in PREFIXES:
-            sizes: dict[str, int] = {}
-            for entry in self._storage.walk(f"{BLOBS}/{prefix}"):
-                key = entry.path.rpartition("/")[2]
-                if _is_key(key) and blob_file(key) == entry.path:
-                    sizes[key] = entry.size
-                else:
-                    yield Finding(
-                        "warning", entry.path, "it is no blob", "look at it, and remove it if nobody needs it"
-                    )
+        strange: list[Entry] = []
+        for prefix, blobs in blob_folders(self._storage, strange.append):
+            sizes = {key: entry.size for key, entry in blobs.items()}
             wanted: dict[str, set[int]] = {}
             for key, fact in named.facts(prefix):
                 wanted.setdefault(key, set()).add(_FACT.unpack(fact)[0])
@@ -212,6 +205,9 @@ class Check:
             self.checked = self.checked._replace(
                 blobs=self.checked.blobs + len(sizes), blob_bytes=self.checked.blob_bytes + sum(sizes.values())
             )
+
+        for entry in strange:
+            yield Finding("warning", entry.path, "it is no blob", "look at it, and remove it if nobody needs it")
 
     def _damaged(self, key: str, wanted: bool) -> Iterator[Finding]:
         aside = self._repair and self._put_aside(key)
@@ -345,7 +341,7 @@ def _parsed(place: Place, content: bytes) -> dict[str, Any]:
 def _named(place: Place, body: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
     """Yield the keys of the blobs that a record needs, with their sizes where it knows them."""
     for _, key, size in _needs(place, body):
-        if _is_key(key):
+        if is_key(key):
             yield key, size
 
 
@@ -393,14 +389,6 @@ def _blocks(storage: Storage, path: str) -> Iterator[bytes]:
     while block := storage.read_range(path, offset, BLOCK):
         offset += len(block)
         yield block
-
-
-def _is_key(key: Any) -> bool:
-    try:
-        blob_file(key)
-    except DataError:
-        return False
-    return True
 
 
 def _todo(place: Place) -> str:

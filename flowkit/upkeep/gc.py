@@ -59,7 +59,6 @@ def clean(
     rules: Rules,
     grace: float = GRACE,
     told: Callable[[str], None] = lambda _: None,
-    clock_offset: float = 0.0,
 ) -> Cleaned:
     """Remove the runs that the rules let go, then the blobs that nothing names.
 
@@ -77,8 +76,6 @@ def clean(
         Seconds since they were written or last asked for during which blobs and half-written files are spared.
     told : callable, optional
         Is given lines of progress.
-    clock_offset : float, default 0
-        Seconds that the cleaning lives in the future, for trials.
 
     Raises
     ------
@@ -93,11 +90,11 @@ def clean(
     turn = take_turn(storage, told)
     try:
         storage.delete(sweep_file())  # of one that was killed
-        plan = make_plan(storage, store, rules, time.time() + clock_offset)
+        plan = make_plan(storage, store, rules, time.time())
         removed = carry_out(storage, store, plan, turn.keep, told)
         info = storage.info(upkeep_lease())
         started = time.time() if info is None else info.modified  # by the clock that stamps the blobs
-        before = started + clock_offset - grace
+        before = started - grace
         unused = sweep(storage, before, started, turn.keep, told)
         turn.keep()
         left = storage.unfinished(before, remove=True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
-from flowkit.datastore.layout import FLOWS
+from flowkit.datastore.layout import BLOBS, FLOWS, blob_file
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.storage import Entry, Missing, Storage
-from flowkit.exceptions import InvalidPathspec
+from flowkit.exceptions import DataError, InvalidPathspec
 from flowkit.model.pathspec import check_part
+from flowkit.upkeep.spill import PREFIXES
 
 _KEY = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_SEAL = len(b'{"blake3":"') + 64
 
 
 class Place(NamedTuple):
@@ -78,11 +79,54 @@ def contents(storage: Storage, places: Iterable[Place]) -> Iterator[tuple[Place,
     return mapped_over(storage, read, places)
 
 
+def blob_folders(
+    storage: Storage, strange: Callable[[Entry], None] | None = None
+) -> Iterator[tuple[str, dict[str, Entry]]]:
+    """Yield every prefix of keys with the blobs of that prefix, by key: the folders of blobs, from one listing.
+
+    Those that have none come last.
+
+    Parameters
+    ----------
+    storage : Storage
+        The datastore.
+    strange : callable, optional
+        Is given what is among the blobs and is none.
+
+    Raises
+    ------
+    StoreError
+        If anything cannot be listed.
+    """
+    seen = set()
+    for folder, entries in groupby(storage.walk(BLOBS), lambda entry: entry.path.rpartition("/")[0]):
+        found = {}
+        for entry in entries:
+            key = entry.path.rpartition("/")[2]
+            if is_key(key) and blob_file(key) == entry.path:
+                found[key] = entry
+            elif strange is not None:
+                strange(entry)
+        if found:
+            seen.add(folder[-2:])
+            yield folder[-2:], found
+    for prefix in PREFIXES:
+        if prefix not in seen:
+            yield prefix, {}
+
+
+def is_key(key: object) -> bool:
+    """Whether something is the key of a blob."""
+    try:
+        blob_file(key)  # type: ignore[arg-type]
+    except DataError:
+        return False
+    return True
+
+
 def named_keys(content: bytes) -> set[bytes]:
-    """Return the keys, as 32 bytes each, that an object names, and whatever else looks like one."""
-    # The seal of the object itself is left out: it is a hash of the object, not a name in it.
-    start = _SEAL if content.startswith(b'{"blake3":"') else 0
-    return {bytes.fromhex(found.decode()) for found in _KEY.findall(content, start)}
+    """Return the keys, as 32 bytes each, that an object names, and whatever else looks like one (its own seal, too)."""
+    return {bytes.fromhex(found.decode()) for found in _KEY.findall(content)}
 
 
 def _is_name(name: str, known: set[str]) -> bool:

@@ -19,14 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
-from flowkit.datastore.layout import BLOBS, blob_file, candidates_file
+from flowkit.datastore.layout import blob_file, candidates_file
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.sealed import Damaged, read_sealed, seal
 from flowkit.datastore.storage import Entry, Storage
 from flowkit.datastore.sweeping import Announcement
-from flowkit.exceptions import DataError
-from flowkit.upkeep.scan import Place, contents, named_keys, objects
-from flowkit.upkeep.spill import PREFIXES, Spill
+from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects
+from flowkit.upkeep.spill import Spill
 
 GRACE = 24 * 3600.0
 """Seconds for which a blob that nothing names is spared: the time that a task has from storing the first of its
@@ -89,16 +88,10 @@ def mark(
 
 def unused(storage: Storage, marks: Spill, before: float) -> Iterator[tuple[str, list[Entry]]]:
     """Yield, for each prefix of keys, the blobs that are not marked and were last written before a time."""
-    for prefix in PREFIXES:
-        known: set[str] | None = None
-        found = []
-        for entry in storage.walk(f"{BLOBS}/{prefix}"):
-            if entry.modified >= before or not _is_blob(entry.path):
-                continue
-            if known is None:
-                known = marks.keys(prefix)
-            if entry.path.rpartition("/")[2] not in known:
-                found.append(entry)
+    for prefix, blobs in blob_folders(storage):
+        old = [entry for entry in blobs.values() if entry.modified < before]
+        known = marks.keys(prefix) if old else set()
+        found = [entry for entry in old if entry.path.rpartition("/")[2] not in known]
         if found:
             yield prefix, found
 
@@ -195,10 +188,3 @@ def _sweep_prefix(
                     storage.delete(f".verified/{prefix}/{key}")
     storage.delete(candidates_file(prefix))
     return Unused(blobs, size)
-
-
-def _is_blob(path: str) -> bool:
-    try:
-        return blob_file(path.rpartition("/")[2]) == path
-    except DataError:  # a stranger's file
-        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,54 @@ def test_whatever_passes_the_check_stays_inside(path: str) -> None:
     except StoreError:
         return
     assert os.path.normpath("/root/" + path) == "/root/" + path
+
+
+def test_a_walk_finds_everything_below(storage: Storage) -> None:
+    paths = {"a/b/c": 1, "a/b/d": 2, "a/e": 3, "a-/f": 4, "a/b-/g": 5, "h": 6}
+    for path, size in paths.items():
+        storage.create(path, [b"x" * size])
+    before = time.time() + 2
+    found = {entry.path: entry.size for entry in storage.walk("")}
+    assert found == paths
+    assert {entry.path for entry in storage.walk("a")} == {"a/b/c", "a/b/d", "a/e", "a/b-/g"}
+    assert {entry.path for entry in storage.walk("a/b")} == {"a/b/c", "a/b/d"}
+    assert list(storage.walk("nothing")) == list(storage.walk("h")) == []
+    for entry in storage.walk(""):
+        info = storage.info(entry.path)
+        assert info is not None
+        assert int(entry.modified) == int(info.modified) <= before
+
+
+def test_a_walk_keeps_what_is_in_one_folder_together(storage: Storage) -> None:
+    for path in ("r/1/x", "r/1-/x", "r/1.a/x", "r/1/y/z", "r/10/x", "r/1/a", "r/1-/y"):
+        storage.create(path, [b""])
+    folders = [entry.path.split("/")[1] for entry in storage.walk("r")]
+    assert len([pair for pair in pairwise(folders) if pair[0] != pair[1]]) == 3
+
+
+def test_what_is_older_than_a_time_is_removed(storage: Storage) -> None:
+    storage.create("a/b", [b"x"])
+    info = storage.info("a/b")
+    assert info is not None
+    assert not storage.delete_older("a/b", info.modified)
+    assert storage.info("a/b") is not None
+    assert storage.delete_older("a/b", info.modified + 1)
+    assert storage.info("a/b") is None
+    assert not storage.delete_older("a/b", info.modified + 1)
+
+
+def test_many_are_removed_at_once(storage: Storage) -> None:
+    for number in range(30):
+        storage.create(f"run/{number % 3}/{number}", [b"x"])
+    storage.create("runs", [b"x"])
+    storage.delete_all(f"run/{number % 3}/{number}" for number in range(31))
+    storage.prune("run")
+    storage.prune("not/there")
+    assert [entry.path for entry in storage.walk("")] == ["runs"]
+    assert sorted(storage.children("")) == ["runs"]
+    storage.delete_all([])
+
+
+def test_nothing_is_half_written_where_all_writers_came_to_their_end(storage: Storage) -> None:
+    storage.create("a", [b"x" * 100])
+    assert storage.unfinished(time.time() + 60) == []
