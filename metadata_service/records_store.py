@@ -348,8 +348,12 @@ class RecordTables(ServiceTables):
 
 
 def _by_our_clock(run: RunRecord, now: float) -> RunRecord:
-    """Return a client's record with the heartbeat that it is: somebody works on it now, or nobody does any more."""
-    return run._replace(heartbeat=None if run.state in FINAL or run.state == "lost" else now)
+    """Return a client's record with the heartbeat that it is: somebody works on it now, or nobody does any more.
+
+    A run of a client whose clock is ahead begins now, so that it does not stay at the head of all lists.
+    """
+    ended = run.state in FINAL or run.state == "lost"
+    return run._replace(heartbeat=None if ended else now, created=min(run.created, now))
 
 
 def _place(row: Sequence[Any]) -> ArtifactPlace:

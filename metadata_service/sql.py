@@ -55,7 +55,9 @@ class Words(NamedTuple):
         return [statement for statement in said if statement]
 
 
-SQLITE = Words(sql.SQLITE, "INTEGER PRIMARY KEY AUTOINCREMENT", " WITHOUT ROWID", "", "")
+_COUNTED = "INTEGER PRIMARY KEY AUTOINCREMENT"
+"""SQLite's keys are given out again otherwise: to a new run while rows of a dropped one are still being removed."""
+SQLITE = Words(sql.SQLITE._replace(key=_COUNTED), _COUNTED, " WITHOUT ROWID", "", "")
 POSTGRESQL = Words(sql.POSTGRESQL, "BIGINT PRIMARY KEY", "", "ALTER TABLE runs SET (fillfactor = 70)", " FOR KEY SHARE")
 
 METADATA_VERSION = "metadata_schema"

@@ -133,7 +133,7 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
         db = self._writer
         db.execute("SAVEPOINT one")
         try:
-            yield (session := _Session(db))
+            yield _Session(db)
             db.execute("RELEASE one")
         except BaseException as error:
             if db.in_transaction:
@@ -144,7 +144,6 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
                 self._group = None
             raise
         group.size += 1
-        del session
 
     def _end(self, group: _Group) -> None:
         """Commit, unless somebody waits who will."""

@@ -21,6 +21,7 @@ from flowkit.metadata_service.store import ServiceStore
 
 MISSED_HEARTBEATS = 3
 """After so many a run that has not ended is lost."""
+_LARGEST = {"attempt": 2**31}
 
 
 class Session(Connection, Protocol):
@@ -156,7 +157,7 @@ def check_numbers(records: Sequence[Record]) -> None:
         for name, value in zip(record._fields, record, strict=True):
             if isinstance(value, float) and not math.isfinite(value):
                 problems.append(f"{name} of {'/'.join(record[:2])} is {value}")
-            elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            elif isinstance(value, int) and not -_LARGEST.get(name, 2**63) <= value < _LARGEST.get(name, 2**63):
                 problems.append(f"{name} of {'/'.join(record[:2])} is too large")
     if problems:
         raise UsageError("; ".join(problems[:10]), "times are seconds since the epoch")
