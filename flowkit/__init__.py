@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from flowkit.decorators.trigger import trigger, trigger_on_finish
     from flowkit.exceptions import FlowkitError
     from flowkit.model.flowspec import FlowSpec, step
+    from flowkit.model.configs import Config, ConfigValue, config_expr
     from flowkit.model.include_file import IncludeFile
     from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
     from flowkit.plugins.aws.batch_decorator import batch
@@ -61,12 +62,15 @@ if TYPE_CHECKING:
     from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
     from flowkit.runtime.parallel_map import parallel_imap_unordered, parallel_map
+    from flowkit.plugins.yaml_files import yaml_parser
     from flowkit.runtime.timing import profile
     from flowkit.version import __version__
 
 __all__ = [
     "S3",
     "DataArtifact",
+    "Config",
+    "ConfigValue",
     "Flow",
     "FlowSpec",
     "Flowkit",
@@ -92,6 +96,7 @@ __all__ = [
     "batch",
     "catch",
     "current",
+    "config_expr",
     "default_metadata",
     "default_namespace",
     "docker",
@@ -120,6 +125,7 @@ __all__ = [
     "trigger_on_finish",
 ]
 
+    "yaml_parser",
 _HOMES: dict[str, str] = {
     "FlowSpec": "flowkit.model.flowspec",
     "step": "flowkit.model.flowspec",
@@ -128,6 +134,10 @@ _HOMES: dict[str, str] = {
     "JSONTypeClass": "flowkit.model.parameters",
     "IncludeFile": "flowkit.model.include_file",
     "current": "flowkit.context",
+    "Config": "flowkit.model.configs",
+    "ConfigValue": "flowkit.model.configs",
+    "config_expr": "flowkit.model.configs",
+    "yaml_parser": "flowkit.plugins.yaml_files",
     "batch": "flowkit.plugins.aws.batch_decorator",
     "catch": "flowkit.decorators.catch",
     "docker": "flowkit.plugins.docker.decorator",

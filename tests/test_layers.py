@@ -63,7 +63,7 @@ OWNERS: dict[str, set[str]] = {
     "click": {"flowkit.cli"},
     "cloudpickle": {"flowkit.datastore"},
     "blake3": {"flowkit.datastore"},
-    "tomli": {"flowkit.settings"},
+    "tomli": {"flowkit.model.config_files", "flowkit.settings"},
     "numpy": {"flowkit.datastore.arrow"},
     "pandas": {"flowkit.datastore.arrow"},
     "pyarrow": {"flowkit.datastore.arrow"},
@@ -82,6 +82,7 @@ OWNERS: dict[str, set[str]] = {
     "docker": {"flowkit.plugins.docker"},
     "kubernetes": {"flowkit.plugins.kubernetes"},
     "urllib3": {"flowkit.plugins"},
+    "yaml": {"flowkit.plugins.yaml_files"},
 }
 """Every third-party package and the parts that may know it."""
 

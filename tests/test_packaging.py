@@ -158,7 +158,18 @@ def test_the_wheel_describes_itself(built: dict[str, Path]) -> None:
     assert fields["Requires-Python"] == ">=3.10"
     assert "Apache-2.0" in (fields["License"] or fields["License-Expression"])
     extras = set(fields.get_all("Provides-Extra"))
-    assert extras == {"all", "arrow", "aws", "dev", "docker", "kubernetes", "service", "service-client", "tutorials"}
+    assert extras == {
+        "all",
+        "arrow",
+        "aws",
+        "dev",
+        "docker",
+        "kubernetes",
+        "service",
+        "service-client",
+        "tutorials",
+        "yaml",
+    }
     core = {line.split(">")[0].strip() for line in fields.get_all("Requires-Dist") if "extra ==" not in line}
     assert core == {"click", "cloudpickle", "blake3", "tomli"}
     licence = next(info.rglob("LICENSE")).read_text(encoding="utf-8")

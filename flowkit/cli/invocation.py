@@ -14,6 +14,7 @@ PLACE = ("datastore", "datastore_root", "metadata")
 _NOT_AGAIN = frozenset(
     {
         "quiet", "tags", "run_id_file", "runner_attribute_file", "plan", "json", "step_to_rerun", "detach", "reattach",
+        "config", "config_value",
     }
 )  # fmt: skip
 """What belongs to one run or one command, and is not repeated when it is resumed."""

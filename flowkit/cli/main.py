@@ -16,7 +16,7 @@ from flowkit import context
 from flowkit.cli.console import Console, open_streams
 from flowkit.cli.group import LazyGroup, Table, guarded
 from flowkit.cli.invocation import program
-from flowkit.cli.session import Session, decorator_options, default_decospecs
+from flowkit.cli.session import Session, decorator_options, default_decospecs, root_of
 from flowkit.exceptions import FlowInvalid, Problem
 from flowkit.model.definition import FlowDefinition, define
 from flowkit.model.flow_file import check_defined_once
@@ -76,6 +76,11 @@ def _run_group(definition: FlowDefinition, console: Console, arguments: list[str
     context.client_factory = functools.partial(_client, session)
     group = _group(session)
     result = group.main(args=arguments, prog_name=program(definition.file), standalone_mode=False, obj=session)
+    if session.dynamic:
+        from flowkit.cli.configs import settle
+
+        if settle(session, group, arguments, COMMANDS):
+            group = _group(session)  # with the options of decorators that mutators have added
     return result if isinstance(result, int) else 0
 
 
@@ -96,6 +101,10 @@ def _group(session: Session) -> LazyGroup:
     ]
     params += [click.Option([f"--{name}"], hidden=True, expose_value=False) for name in _IGNORED]
     for name, option in decorator_options(session.definition).items():
+    if session.definition.configs:
+        from flowkit.cli.configs import config_options
+
+        params += config_options(session.definition)
         params.append(
             click.Option(
                 [f"--{name.replace('_', '-')}"],
@@ -108,11 +117,13 @@ def _group(session: Session) -> LazyGroup:
 
     def callback(quiet: bool, metadata: str, datastore: str | None, datastore_root: str | None, **values: Any) -> None:
         session.console.quiet = quiet
-        session.root = _root(datastore, datastore_root)
+        session.root = root_of(datastore, datastore_root)
         session.metadata = metadata
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.package_suffixes = values.pop("package_suffixes")
         session.options = values
+        for option in ("config", "config_value"):
+            values.pop(option, None)  # they were read before the commands were made
         ctx = click.get_current_context()
         if ctx.invoked_subcommand in HIDDEN:
             forget_sources()  # a task is going to run here, which has no use for the flow's source
@@ -134,15 +145,6 @@ def _group(session: Session) -> LazyGroup:
         context_settings={"help_option_names": ["--help", "-h"], "auto_envvar_prefix": "FLOWKIT"},
     )
     return group
-
-
-def _root(kind: str | None, root: str | None) -> str | None:
-    """Return the root that the options name, or the setting; nothing is imported for what is not asked for."""
-    if kind is None:
-        return root or settings().datastore
-    from flowkit.datastore.root import chosen_root
-
-    return chosen_root(kind, root)
 
 
 def _greet(session: Session, *, runs: bool) -> None:

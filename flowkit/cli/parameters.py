@@ -114,7 +114,9 @@ def with_defaults(
         elif name in inherited:
             values[name] = inherited[name]
         else:
-            context = ParameterContext(definition.name, session.user, parameter.name, session.console.say, "local")
+            context = ParameterContext(
+                definition.name, session.user, parameter.name, session.console.say, "local", definition.config_values
+            )
             try:
                 values[name] = parameter.resolve_default(context)
             except UsageError as error:

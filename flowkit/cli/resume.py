@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from flowkit.exceptions import Conflict, NotFound, UsageError
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
     from flowkit.metadata.store import MetadataStore
+    from flowkit.model.manifest import Manifest
     from flowkit.runtime.resume import Plan
 
 
@@ -140,6 +141,44 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         code={name: code_fingerprint(step.function) for name, step in definition.steps.items()},
     )
     return Origin(f"{definition.name}/{run}", rerun, made, parameters)
+
+
+def parameters_to_resume(session: Session, storage: Storage, words: Sequence[str]) -> Manifest:
+    """Return the ``_parameters`` manifest of the run that ``resume`` is to go on from.
+
+    Parameters
+    ----------
+    session : Session
+        The command, of which only the place of the runs is known yet.
+    storage : Storage
+        The datastore.
+    words : sequence of str
+        What stands after ``resume``.
+    """
+    from flowkit.runtime.origin import run_parameters
+
+    run = None
+    for position, word in enumerate(words):
+        after = words[position + 1] if position + 1 < len(words) else "-"
+        if word == "--origin-run-id":
+            run = after
+        elif word.startswith("--origin-run-id="):
+            run = word.partition("=")[2]
+        elif word == "--reattach" and run is None:
+            run = next((each for each in (after, words[0]) if not each.startswith("-")), None)
+    flow = session.definition.name
+    run = run.rpartition("/")[2] if run else None
+    store = session.metadata_store(storage)
+    try:
+        _find_unindexed(storage, store, flow, run)
+        if run is None and "--reattach" in words:
+            from flowkit.cli.reattach import last_open_run
+
+            run = last_open_run(session, store)
+        run = run or _last_run(session, storage, store)
+    finally:
+        store.close()
+    return run_parameters(storage, flow, run)
 
 
 def _find_unindexed(storage: Storage, store: MetadataStore, flow: str, run: str | None) -> None:

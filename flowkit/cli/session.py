@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
     from flowkit.metadata.store import MetadataStore
 
+_MUTABLE = frozenset({"flowkit.model.configs", "flowkit.decorators.mutators", "flowkit.decorators.user_steps"})
+"""A flow has configs or mutators only where one of these modules was imported."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -47,6 +50,7 @@ class Session:
     options: dict[str, Any] = field(default_factory=dict)
     package_suffixes: str | None = None
     _prepared: bool = False
+    _settled: bool = False
 
     def storage(self, *, create: bool = False) -> Storage:
         """Open the datastore.
@@ -63,6 +67,28 @@ class Session:
     def metadata_store(self, storage: Storage) -> MetadataStore:
         """Open the metadata store that belongs to a datastore."""
         return open_metadata(self.metadata, storage, self.console)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the flow is another one once its configs are known and its mutators have acted."""
+        import sys
+
+        return bool(self.definition.configs) or not _MUTABLE.isdisjoint(sys.modules)
+
+    def settle(self, configs: Mapping[str, Any]) -> None:
+        """Have the flow as it is with its configs, before its options are made.
+
+        Parameters
+        ----------
+        configs : mapping
+            Their values by attribute name, as they are kept with a run.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        from flowkit.decorators.settle import settle
+
+        settle(self.definition, configs)
 
     def prepare(self, decospecs: tuple[str, ...] = ()) -> None:
         """Attach ``--with`` decorators and validate the whole flow.
@@ -154,6 +180,15 @@ def _writable(root: str) -> bool:
 
 
 def _has_runs(storage: Storage) -> bool:
+
+
+def root_of(kind: str | None, root: str | None) -> str | None:
+    """Return the root that the options name, or the setting; nothing is imported for what is not asked for."""
+    if kind is None:
+        return root or settings().datastore
+    from flowkit.datastore.root import chosen_root
+
+    return chosen_root(kind, root)
     try:
         return next(iter(storage.children("flows")), None) is not None
     except StoreError:

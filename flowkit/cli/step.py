@@ -6,13 +6,20 @@ run's ``_parameters`` manifest; what coordinates cannot tell comes with the argu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowkit.cli.session import Session
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
 from flowkit.settings import environment
+
+if TYPE_CHECKING:
+    from flowkit.model.launch import Launch
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+    from flowkit.model.manifest import Manifest
 
 
 def command(session: Session) -> click.Command:
@@ -72,6 +79,8 @@ def _run_step(
     restore_flow(session.definition, manifest.extra.get("decorators", {}))
     depths = graph.depths()
     opener = next(iter(parse_spans(split, depths)), None) if split else None
+    if session.dynamic:
+        session.settle(_configs(session, storage, manifest))
     launch = Launch(
         step=name,
         coordinates=Coordinates.parse(task, depths[name]),
@@ -91,5 +100,24 @@ def _text(parents: str) -> str:
     try:
         with open(parents[1:], encoding="ascii") as file:
             return file.read()
+def _configs(session: Session, storage: Storage, manifest: Manifest) -> dict[str, Any]:
+    """Return the configs that the run was started with."""
+    if not session.definition.configs:
+        return {}
+    from flowkit.cli.configs import values_of_run
+
+    return values_of_run(session, storage, manifest)
+
+
+def _debug(session: Session, name: str, config: Mapping[str, Any], launch: Launch, pdb: bool) -> int:
+    """Run the task while somebody looks on: time limits would end what waits for a key."""
+    from flowkit.runtime.debug import post_mortem
+    from flowkit.runtime.task import run_attempt
+
+    step = session.definition.steps[name]
+    step.decorators = [each for each in step.decorators if each.name != "timeout"]
+    return run_attempt(session.definition, config, launch, None, forked=False, on_failure=post_mortem if pdb else None)
+
+
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--parents: {parents[1:]} cannot be read: {error}") from None

@@ -20,6 +20,7 @@ from flowkit.decorators.contract import (
     combine,
 )
 from flowkit.exceptions import FlowInvalid, Location, Problem
+from flowkit.model.parameters import waits_for_configs
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -80,8 +81,11 @@ class _Mark(Generic[_Class]):
         raise NotImplementedError
 
     def _make(self, attributes: Mapping[str, Any], location: Location) -> tuple[Any, list[Problem]]:
+        known = {key: value for key, value in attributes.items() if not waits_for_configs(value)}
         try:
-            return self.decorator(attributes, location=location), []
+            made = self.decorator(known, location=location)
+            made.written = attributes
+            return made, []
         except FlowInvalid as error:
             return None, list(error.problems)
 

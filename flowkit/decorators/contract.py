@@ -167,6 +167,8 @@ class Decorator:
 
     name: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    mutates: ClassVar[bool] = False
+    """Whether it changes the flow before it runs (`flowkit.decorators.mutators`)."""
     multiple: ClassVar[bool] = False
     """Whether a step (or flow) may have it more than once."""
 
@@ -180,7 +182,8 @@ class Decorator:
         from flowkit.exceptions import FlowInvalid, did_you_mean
 
         given = dict(attributes or {})
-        unknown = [key for key in given if key not in self.defaults]
+        # A config that is unpacked into the decorator has its keys looked at when its values are known.
+        unknown = [key for key in given if key not in self.defaults and not key.startswith("**")]
         if unknown:
             raise FlowInvalid(
                 [
@@ -194,8 +197,13 @@ class Decorator:
             )
         self.attributes: dict[str, Any] = {**self.defaults, **given}
         self.given = frozenset(given)
+        self.written: Mapping[str, Any] = given
         self.inserted_by = inserted_by
         self.location = location
+
+    def settled(self, attributes: Mapping[str, Any]) -> Any:
+        """Return the same decorator with other attributes: those that waited for configs are known."""
+        return type(self)(attributes, inserted_by=self.inserted_by, location=self.location)
 
     def problem(self, headline: str, hint: str | None = None) -> Problem:
         """Return a problem at the place where the decorator stands."""

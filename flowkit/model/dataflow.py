@@ -156,6 +156,7 @@ def _open_needs(
         if need.name not in analysis.guarded
         and need.name not in definition.parameters
         and need.name not in definition.constants
+        and need.name not in definition.configs
         and analysis.methods.attribute(need.name) is None
         and not _shadowed(need, effects)
     ]
@@ -292,7 +293,7 @@ def _hint(
         return f"artifacts do not pass a join: take inputs[0].{need.name}, or call self.merge_artifacts(inputs) before"
     near = flow.names(step, of_inputs=need.kind == "input")
     if need.kind != "input":
-        near += [*effects[step].sets, *definition.parameters, *definition.constants]
+        near += [*effects[step].sets, *definition.parameters, *definition.constants, *definition.configs]
         near += [name for base in definition.cls.__mro__[:-1] for name in vars(base) if not name.startswith("_")]
     guess = did_you_mean(need.name, {name for name in near if name.isidentifier() and name != need.name})
     if guess is not None:

@@ -50,6 +50,14 @@ class FlowDefinition:
         Class-level values that are neither steps, methods nor parameters.
     decorators : list
         Flow decorators, outermost first.
+    configs : dict of str to Config
+        By attribute name.
+    config_values : dict of str to object
+        What each config is, as mutators and decorators see it: empty until `flowkit.decorators.settle.settle`.
+    stored_configs : dict of str to object
+        The same as they are stored with a run.
+    mutators : list
+        FlowMutators, in the order in which they act.
     """
 
     cls: type
@@ -60,6 +68,10 @@ class FlowDefinition:
     parameters: dict[str, Any]
     constants: dict[str, Any]
     decorators: list[Any]
+    configs: dict[str, Any] = field(default_factory=dict)
+    config_values: dict[str, Any] = field(default_factory=dict)
+    stored_configs: dict[str, Any] = field(default_factory=dict)
+    mutators: list[Any] = field(default_factory=list)
 
 
 def define(cls: type[FlowSpec]) -> FlowDefinition:
@@ -82,6 +94,7 @@ def define(cls: type[FlowSpec]) -> FlowDefinition:
         steps[name] = StepDefinition(name, function, list(function.decorators))
     attributes = _attributes(cls)
     parameters = {name: value for name, value in attributes.items() if isinstance(value, Parameter)}
+    configs = {name: value for name, value in attributes.items() if is_config(value)}
     problems = [
         Problem(f"two parameters are called '{name}' (upper and lower case are the same)", _class_location(graph))
         for name in duplicate_names(list(parameters.values()))
@@ -91,6 +104,8 @@ def define(cls: type[FlowSpec]) -> FlowDefinition:
         for name in parameters
         if hasattr(FlowSpec, name)
     ]
+    if configs:
+        problems += _config_problems(configs)
     if problems:
         raise FlowInvalid(problems)
     return FlowDefinition(
@@ -102,7 +117,30 @@ def define(cls: type[FlowSpec]) -> FlowDefinition:
         parameters=parameters,
         constants={name: value for name, value in attributes.items() if _is_constant(name, value)},
         decorators=_flow_decorators(cls),
+        configs=configs,
+        mutators=_mutators(cls),
     )
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value of a class is a `flowkit.model.configs.Config`, without importing it for flows that have none."""
+    return getattr(type(value), "is_config", False) is True
+
+
+def _config_problems(configs: dict[str, Any]) -> list[Problem]:
+    from flowkit.model.configs import options
+
+    problems = []
+    seen: dict[str, str] = {}
+    for attribute, config in configs.items():
+        name, where = options(config).name, options(config).location
+        if hasattr(FlowSpec, attribute):
+            problems.append(Problem(f"the config '{attribute}' has the name of something that every flow has", where))
+        folded = name.lower().replace("-", "_")
+        if folded in seen:
+            problems.append(Problem(f"two configs are called '{name}' (upper and lower case are the same)", where))
+        seen[folded] = attribute
+    return problems
 
 
 def _attributes(cls: type) -> dict[str, Any]:
@@ -115,7 +153,12 @@ def _attributes(cls: type) -> dict[str, Any]:
 
 
 def _is_constant(name: str, value: Any) -> bool:
-    if name.startswith("_") or callable(value) or isinstance(value, (Parameter, property, classmethod, staticmethod)):
+    if (
+        is_config(value)
+        or name.startswith("_")
+        or callable(value)
+        or isinstance(value, (Parameter, property, classmethod, staticmethod))
+    ):
         return False
     return not hasattr(type(value), "__get__") and type(value).__name__ != "module"
 
@@ -127,6 +170,14 @@ def _flow_decorators(cls: type) -> list[Any]:
         for decorator in vars(base).get("_flow_decorators", ()):
             if decorator.multiple or all(item.name != decorator.name for item in found):
                 found.append(decorator)
+    return found
+
+
+def _mutators(cls: type) -> list[Any]:
+    """The FlowMutators of a class and its bases: those of base classes act first, of one class the innermost first."""
+    found: list[Any] = []
+    for base in reversed(cls.__mro__):
+        found += reversed(vars(base).get("_flow_mutators", ()))
     return found
 
 

@@ -110,7 +110,8 @@ def inner_function(value: Any) -> FunctionType | None:
 
 def is_plain(value: Any) -> bool:
     """Whether reading the attribute runs no code of a descriptor that somebody else wrote."""
-    return isinstance(value, _PLAIN_DESCRIPTORS) or not hasattr(type(value), "__get__")
+    kind = type(value)
+    return isinstance(value, _PLAIN_DESCRIPTORS) or not hasattr(kind, "__get__") or hasattr(kind, "is_config")
 
 
 def cached_function(value: Any) -> FunctionType | None:

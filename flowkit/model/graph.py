@@ -208,7 +208,7 @@ def _collect(cls: type) -> tuple[dict[str, Any], list[Problem], set[str]]:
         for name, value in list(vars(base).items()):
             if _is_step(value):
                 if name in parameters:
-                    problems.append(_clash(name, value, f"the parameter '{name}' of {parameters.pop(name)}"))
+                    problems.append(_clash(name, value, parameters.pop(name)))
                 steps[name] = value
                 lost.discard(name)
             elif name in steps:
@@ -217,7 +217,9 @@ def _collect(cls: type) -> tuple[dict[str, Any], list[Problem], set[str]]:
                     problems.append(_replaced(name, base, step, value))
                     lost.add(name)
             if isinstance(value, Parameter):
-                parameters[name] = base.__name__
+                parameters[name] = f"the parameter '{name}' of {base.__name__}"
+            elif getattr(type(value), "is_config", False) is True:
+                parameters[name] = f"the config '{name}' of {base.__name__}"
     return steps, problems, lost
 
 
@@ -231,7 +233,8 @@ def _replaced(name: str, base: type, step: Any, value: Any) -> Problem:
     if function is not None:
         where = _location(function)
         return Problem(f"{base.__name__}.{name} replaces a step and is none itself", where, "write @step above it")
-    what = "parameter" if isinstance(value, Parameter) else "value"
+    config = getattr(type(value), "is_config", False) is True
+    what = "parameter" if isinstance(value, Parameter) else "config" if config else "value"
     return _clash(name, step, f"a {what} of {base.__name__}")
 
 

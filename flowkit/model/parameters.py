@@ -107,6 +107,25 @@ class Parameter:
         self.location = _caller()
         self.name = name
         self.attribute = name
+        told: tuple[Any, ...] = (default, type, help, required, show_default, separator)
+        self.waiting: tuple[Any, ...] | None = None
+        """What the parameter was made with, where some of it waits for configs."""
+        if any(waits_for_configs(value) for value in told):
+            self.waiting = told
+            told = (None, None, None, None, True, None)
+        self._settle(*told, unknown=unknown)
+
+    def _settle(
+        self,
+        default: Any,
+        type: Any,
+        help: str | None,
+        required: bool | None,
+        show_default: bool,
+        separator: str | None,
+        *,
+        unknown: dict[str, Any],
+    ) -> None:
         self.default = default
         self.help = help
         self.required = bool(required)
@@ -120,6 +139,22 @@ class Parameter:
         except UsageError as error:
             error.where = self.location
             raise
+
+    def settled(self, told: Sequence[Any]) -> Parameter:
+        """Return the same parameter with what it waited for: default, type, help, required, show_default, separator.
+
+        Raises
+        ------
+        UsageError
+            If the values do not make a parameter.
+        """
+        import copy
+
+        made = copy.copy(self)
+        made.waiting = None
+        default, *rest = told
+        made._settle(_thawed(default), *rest, unknown={})
+        return made
 
     def _check(self, unknown: dict[str, Any]) -> None:
         _check_name(self.name)
@@ -299,6 +334,17 @@ def _check_name(name: str) -> None:
         )
     if folded.lower() in RESERVED:
         raise UsageError(f"a parameter cannot be called '{name}': run has an option of that name")
+
+
+def waits_for_configs(value: Any) -> bool:
+    """Whether a value, or something in it, is known only when the flow's configs are."""
+    configs = sys.modules.get("flowkit.model.configs")  # a flow without configs does not load them
+    return configs is not None and configs.waits(value)
+
+
+def _thawed(value: Any) -> Any:
+    """Return what a config holds as plain values, which a step may change as it may those of any parameter."""
+    return sys.modules["flowkit.model.configs"].plain(value)
 
 
 def _infer(default: Any) -> Any:

@@ -130,7 +130,11 @@ class Binding:
 
     def _missing(self, name: str) -> str:
         text = f"step '{self.step_name}' has no artifact '{name}'"
-        known = {*self.own, *self.set.inherited, *self.definition.parameters} - self.deleted - INTERNAL
+        known = (
+            {*self.own, *self.set.inherited, *self.definition.parameters, *self.definition.configs}
+            - self.deleted
+            - INTERNAL
+        )
         hint = did_you_mean(name, known)
         if hint:
             return f"{text} ({hint})"

@@ -46,7 +46,7 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
     NotFound
         If there is no such run.
     """
-    parameters = latest = _parameters(storage, flow, run)
+    parameters = latest = run_parameters(storage, flow, run)
     rerun: str | None = None
     seen = {run}
     while not _prepared(storage, flow, run, latest):
@@ -57,7 +57,7 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
         if run in seen:
             raise DataError(f"the runs that {flow}/{min(seen)} resumes lead nowhere", "their run.json are damaged")
         seen.add(run)
-        latest = _parameters(storage, flow, run)
+        latest = run_parameters(storage, flow, run)
     codes: dict[str, dict[str, str]] = {run: latest.extra.get("code", {})}
     tasks: dict[tuple[str, str], OriginTask] = {}
     for step in list_steps(storage, flow, run):
@@ -85,7 +85,7 @@ def read_origin(storage: Storage, flow: str, run: str) -> OriginRun:
     return OriginRun(run, rerun, parameters, tasks)
 
 
-def _parameters(storage: Storage, flow: str, run: str) -> Manifest:
+def run_parameters(storage: Storage, flow: str, run: str) -> Manifest:
     manifest = read_manifest(storage, flow, run, *PARAMETERS)
     if manifest is None:
         raise NotFound(

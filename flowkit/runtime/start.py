@@ -132,7 +132,7 @@ def _parameters_manifest(
     storage: Storage, definition: FlowDefinition, request: RunRequest, run: str, now: float
 ) -> Manifest:
     writer = ArtifactWriter(Blobs(storage))
-    values = {**definition.constants, **request.parameters}
+    values = {**definition.constants, **definition.stored_configs, **request.parameters}
     artifacts = {name: writer.save(name, value, step=PARAMETERS[0]) for name, value in values.items()}
     extra = {
         "graph": describe(definition),
@@ -157,6 +157,8 @@ def _parameters_manifest(
         attempt=0,
         artifacts=artifacts,
         transition=Transition("linear", (definition.graph.start or "",)),
+    if definition.stored_configs:
+        extra["configs"] = sorted(definition.stored_configs)
         started=now,
         ended=time.time(),
         extra=extra,

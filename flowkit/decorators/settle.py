@@ -1,0 +1,117 @@
+"""From a flow's class to the flow of one command: configs are known, what waited for them is computed.
+
+Before a run everything that the class says is put together in this order: configs, then the ``pre_mutate`` of
+mutators, then parameters; later, with ``--with`` attached, their ``mutate``. Other processes of the same run do the
+same with the same configs, so that all have the same flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowkit.exceptions import FlowInvalid, Problem, UsageError
+from flowkit.model.definition import FlowDefinition
+from flowkit.model.parameters import waits_for_configs
+
+
+def needs_settling(definition: FlowDefinition) -> bool:
+    """Whether the flow is another one when its configs are known: it has configs, or mutators."""
+    return bool(
+        definition.configs
+        or definition.mutators
+        or any(decorator.mutates for step in definition.steps.values() for decorator in step.decorators)
+        or any(parameter.waiting is not None for parameter in definition.parameters.values())
+    )
+
+
+def settle(definition: FlowDefinition, stored: Mapping[str, Any]) -> None:
+    """Put a flow together as far as it can be before the command line is read.
+
+    Parameters
+    ----------
+    definition : FlowDefinition
+        The flow, fresh from `define`; it is changed.
+    stored : mapping
+        The values of its configs as they are kept with a run, by attribute name.
+
+    Raises
+    ------
+    UsageError
+        If a value does not fit its config's type, or what uses it cannot be computed.
+    FlowInvalid
+        If decorators, mutators or parameters are wrong then.
+    """
+    if definition.configs:
+        from flowkit.model.configs import finished
+
+        definition.stored_configs = {name: stored.get(name) for name in definition.configs}
+        values = {name: finished(config, stored.get(name)) for name, config in definition.configs.items()}
+        definition.config_values = values
+    problems = _decorators(definition)
+    changed: dict[str, Any] = {}
+    for name, value in definition.constants.items():
+        if waits_for_configs(value):
+            changed[name] = definition.constants[name] = _plain(_settled(value, definition, problems))
+    for name, parameter in definition.parameters.items():
+        if parameter.waiting is not None:
+            definition.parameters[name] = _parameter(parameter, definition, problems)
+    _raise(problems)
+    if changed:
+        adapt_class(definition, changed)
+
+
+def adapt_class(definition: FlowDefinition, attributes: Mapping[str, Any]) -> None:
+    """Have steps see other attributes of the class than those that it was written with; the class itself stays."""
+    cls = definition.cls
+    told = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    definition.cls = type(cls.__name__, (cls,), {**told, **attributes})
+
+
+def _decorators(definition: FlowDefinition) -> list[Problem]:
+    problems: list[Problem] = []
+    lists = [definition.decorators, definition.mutators, *(step.decorators for step in definition.steps.values())]
+    for decorators in lists:
+        for position, decorator in enumerate(decorators):
+            if waits_for_configs(decorator.written):
+                made = _decorator(decorator, definition, problems)
+                if made is not None:
+                    decorators[position] = made
+    return problems
+
+
+def _decorator(decorator: Any, definition: FlowDefinition, problems: list[Problem]) -> Any:
+    try:
+        return decorator.settled(_plain(_settled(decorator.written, definition, problems)))
+    except FlowInvalid as error:
+        problems += error.problems
+        return None
+
+
+def _parameter(parameter: Any, definition: FlowDefinition, problems: list[Problem]) -> Any:
+    try:
+        return parameter.settled(_settled(parameter.waiting, definition, problems))
+    except UsageError as error:
+        problems.append(Problem(error.headline, error.where, error.hint))
+        return parameter
+
+
+def _settled(value: Any, definition: FlowDefinition, problems: list[Problem]) -> Any:
+    from flowkit.model.configs import settled
+
+    try:
+        return settled(value, definition.config_values)
+    except UsageError as error:
+        problems.append(Problem(error.headline, error.where, error.hint))
+        return type(value)() if isinstance(value, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    from flowkit.model.configs import plain
+
+    return plain(value)
+
+
+def _raise(problems: list[Problem]) -> None:
+    if problems:
+        raise FlowInvalid(list(dict.fromkeys(problems)))
