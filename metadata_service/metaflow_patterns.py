@@ -116,10 +116,11 @@ class _Reader:
             return {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
         end = self._pattern.find("}", self._place)
         least, comma, most = self._pattern[self._place + 1 : end].partition(",") if end > 0 else ("", "", "")
-        if not _is_count(least) or not (most == "" or _is_count(most)):
+        if not (comma or _is_count(least)) or not all(each == "" or _is_count(each) for each in (least, most)):
             return None
         self._place = end + 1
-        low, high = int(least), (int(most) if most else None if comma else int(least))
+        low = int(least or 0)
+        high = int(most) if most else None if comma else low
         if low > MAX_REPEAT or (high is not None and not low <= high <= MAX_REPEAT):
             raise self._wrong(f"it repeats something more than {MAX_REPEAT} times, or backwards")
         return low, high

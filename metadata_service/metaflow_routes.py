@@ -21,6 +21,7 @@ from flowkit.metadata_service import metaflow_records as records
 from flowkit.metadata_service import metaflow_wire as bodies
 from flowkit.metadata_service import wire
 from flowkit.metadata_service.access import PROJECT_TAG, Caller
+from flowkit.metadata_service.audit import touched
 from flowkit.metadata_service.metaflow_tasks import add_artifacts, add_fields, add_steps, add_tasks, visible_run
 from flowkit.metadata_service.problems import Unprocessable, answers
 from flowkit.metadata_service.service import Service
@@ -125,6 +126,7 @@ def _add_runs(routes: APIRouter, service: Service) -> None:
         # of several that want the same name, one gets it: a resume by many machines elects its leader so
         if not store.register([record], f"claim {flow}/{record.run}"):
             raise Conflict(f"there is a run {flow}/{record.run} already")
+        touched(flow, record.run)
         return wire.reply(records.run_json(record))
 
 
