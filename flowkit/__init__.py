@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from flowkit.decorators.torchrun import pytorch_parallel
     from flowkit.decorators.trigger import trigger, trigger_on_finish
     from flowkit.exceptions import FlowkitError
-    from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.configs import Config, ConfigValue, config_expr
+    from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.include_file import IncludeFile
     from flowkit.model.parameters import JSONType, JSONTypeClass, Parameter
     from flowkit.plugins.aws.batch_decorator import batch
@@ -61,16 +61,16 @@ if TYPE_CHECKING:
     from flowkit.plugins.aws.s3_objects import S3GetObject, S3Object, S3PutObject
     from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
-    from flowkit.runtime.parallel_map import parallel_imap_unordered, parallel_map
     from flowkit.plugins.yaml_files import yaml_parser
+    from flowkit.runtime.parallel_map import parallel_imap_unordered, parallel_map
     from flowkit.runtime.timing import profile
     from flowkit.version import __version__
 
 __all__ = [
     "S3",
-    "DataArtifact",
     "Config",
     "ConfigValue",
+    "DataArtifact",
     "Flow",
     "FlowSpec",
     "Flowkit",
@@ -95,8 +95,8 @@ __all__ = [
     "__version__",
     "batch",
     "catch",
-    "current",
     "config_expr",
+    "current",
     "default_metadata",
     "default_namespace",
     "docker",
@@ -123,21 +123,21 @@ __all__ = [
     "timeout",
     "trigger",
     "trigger_on_finish",
+    "yaml_parser",
 ]
 
-    "yaml_parser",
 _HOMES: dict[str, str] = {
     "FlowSpec": "flowkit.model.flowspec",
     "step": "flowkit.model.flowspec",
     "Parameter": "flowkit.model.parameters",
     "JSONType": "flowkit.model.parameters",
     "JSONTypeClass": "flowkit.model.parameters",
-    "IncludeFile": "flowkit.model.include_file",
-    "current": "flowkit.context",
     "Config": "flowkit.model.configs",
     "ConfigValue": "flowkit.model.configs",
     "config_expr": "flowkit.model.configs",
     "yaml_parser": "flowkit.plugins.yaml_files",
+    "IncludeFile": "flowkit.model.include_file",
+    "current": "flowkit.context",
     "batch": "flowkit.plugins.aws.batch_decorator",
     "catch": "flowkit.decorators.catch",
     "docker": "flowkit.plugins.docker.decorator",

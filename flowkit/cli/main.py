@@ -75,12 +75,12 @@ def _run_group(definition: FlowDefinition, console: Console, arguments: list[str
     session = Session(definition, console)
     context.client_factory = functools.partial(_client, session)
     group = _group(session)
-    result = group.main(args=arguments, prog_name=program(definition.file), standalone_mode=False, obj=session)
     if session.dynamic:
         from flowkit.cli.configs import settle
 
         if settle(session, group, arguments, COMMANDS):
             group = _group(session)  # with the options of decorators that mutators have added
+    result = group.main(args=arguments, prog_name=program(definition.file), standalone_mode=False, obj=session)
     return result if isinstance(result, int) else 0
 
 
@@ -100,11 +100,11 @@ def _group(session: Session) -> LazyGroup:
         click.Option(["--force-rebuild-environments"], is_flag=True, hidden=True, expose_value=False),
     ]
     params += [click.Option([f"--{name}"], hidden=True, expose_value=False) for name in _IGNORED]
-    for name, option in decorator_options(session.definition).items():
     if session.definition.configs:
         from flowkit.cli.configs import config_options
 
         params += config_options(session.definition)
+    for name, option in decorator_options(session.definition).items():
         params.append(
             click.Option(
                 [f"--{name.replace('_', '-')}"],
@@ -121,9 +121,9 @@ def _group(session: Session) -> LazyGroup:
         session.metadata = metadata
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.package_suffixes = values.pop("package_suffixes")
-        session.options = values
         for option in ("config", "config_value"):
             values.pop(option, None)  # they were read before the commands were made
+        session.options = values
         ctx = click.get_current_context()
         if ctx.invoked_subcommand in HIDDEN:
             forget_sources()  # a task is going to run here, which has no use for the flow's source

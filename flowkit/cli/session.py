@@ -180,15 +180,6 @@ def _writable(root: str) -> bool:
 
 
 def _has_runs(storage: Storage) -> bool:
-
-
-def root_of(kind: str | None, root: str | None) -> str | None:
-    """Return the root that the options name, or the setting; nothing is imported for what is not asked for."""
-    if kind is None:
-        return root or settings().datastore
-    from flowkit.datastore.root import chosen_root
-
-    return chosen_root(kind, root)
     try:
         return next(iter(storage.children("flows")), None) is not None
     except StoreError:
@@ -203,3 +194,12 @@ def default_decospecs() -> tuple[str, ...]:
 def decorator_options(definition: FlowDefinition) -> Mapping[str, Any]:
     """Return the options that the flow's decorators add, by name."""
     return {option.name: option for decorator in definition.decorators for option in decorator.options}
+
+
+def root_of(kind: str | None, root: str | None) -> str | None:
+    """Return the root that the options name, or the setting; nothing is imported for what is not asked for."""
+    if kind is None:
+        return root or settings().datastore
+    from flowkit.datastore.root import chosen_root
+
+    return chosen_root(kind, root)

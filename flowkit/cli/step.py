@@ -6,6 +6,7 @@ run's ``_parameters`` manifest; what coordinates cannot tell comes with the argu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,10 +16,8 @@ from flowkit.exceptions import NotFound, UsageError, did_you_mean
 from flowkit.settings import environment
 
 if TYPE_CHECKING:
-    from flowkit.model.launch import Launch
-
-if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.model.launch import Launch
     from flowkit.model.manifest import Manifest
 
 
@@ -75,12 +74,12 @@ def _run_step(
         raise NotFound(f"there is no run {graph.flow}/{run_id} here", f"the datastore is {storage.root}")
     # The run was started with these; whoever starts a single task of it need not repeat them.
     session.options = {**session.options, **manifest.extra.get("options", {})}
+    if session.dynamic:
+        session.settle(_configs(session, storage, manifest))
     session.prepare(tuple(manifest.extra.get("with", ())))
     restore_flow(session.definition, manifest.extra.get("decorators", {}))
     depths = graph.depths()
     opener = next(iter(parse_spans(split, depths)), None) if split else None
-    if session.dynamic:
-        session.settle(_configs(session, storage, manifest))
     launch = Launch(
         step=name,
         coordinates=Coordinates.parse(task, depths[name]),
@@ -94,12 +93,6 @@ def _run_step(
     return run_attempt(session.definition, config, launch, node, forked=False)
 
 
-def _text(parents: str) -> str:
-    if not parents.startswith("@"):
-        return parents
-    try:
-        with open(parents[1:], encoding="ascii") as file:
-            return file.read()
 def _configs(session: Session, storage: Storage, manifest: Manifest) -> dict[str, Any]:
     """Return the configs that the run was started with."""
     if not session.definition.configs:
@@ -119,5 +112,11 @@ def _debug(session: Session, name: str, config: Mapping[str, Any], launch: Launc
     return run_attempt(session.definition, config, launch, None, forked=False, on_failure=post_mortem if pdb else None)
 
 
+def _text(parents: str) -> str:
+    if not parents.startswith("@"):
+        return parents
+    try:
+        with open(parents[1:], encoding="ascii") as file:
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--parents: {parents[1:]} cannot be read: {error}") from None

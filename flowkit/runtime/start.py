@@ -147,6 +147,8 @@ def _parameters_manifest(
         "code": {name: code_fingerprint(step.function) for name, step in definition.steps.items()},
         "decorators": {item.name: item.record() for item in definition.decorators},
     }
+    if definition.stored_configs:
+        extra["configs"] = sorted(definition.stored_configs)
     if request.package is not None:
         extra["package"] = dict(request.package)
     return Manifest(
@@ -157,8 +159,6 @@ def _parameters_manifest(
         attempt=0,
         artifacts=artifacts,
         transition=Transition("linear", (definition.graph.start or "",)),
-    if definition.stored_configs:
-        extra["configs"] = sorted(definition.stored_configs)
         started=now,
         ended=time.time(),
         extra=extra,
