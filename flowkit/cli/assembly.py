@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flowkit.cli import debugging
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher
 from flowkit.exceptions import UsageError
@@ -105,13 +106,13 @@ def assemble(
     from flowkit.runtime.start import policies, task_config
 
     definition, record = session.definition, run.record
-    attempts = policies(definition)
+    attempts = debugging.without_retries(policies(definition), debugging.steps(session, options))
     scheduler = Scheduler(
         definition.graph,
         attempts,
         on_failure="fail-fast" if options["fail_fast"] else "keep-going" if options["keep_going"] else "finish",
         max_width=options["max_num_splits"],
-        executor_of=_executor_of(session, parts.lanes, executor.name),
+        executor_of=_executor_of(session, options, parts.lanes, executor.name),
         clones=transitions,
         going_on=past is not None,
     )
@@ -202,16 +203,19 @@ def _executor_config(
     }
 
 
-def _requests(session: Session) -> dict[str, ExecutorRequest]:
+def _requests(session: Session, options: Mapping[str, Any]) -> dict[str, ExecutorRequest]:
     """Return what each step asks for, for those that a service carries out."""
+    debugged = debugging.steps(session, options)
     from flowkit.decorators.attach import executor_request
 
     requests = {name: executor_request(step) for name, step in session.definition.steps.items()}
-    return {name: asked for name, asked in requests.items() if asked.name not in (None, "local")}
+    return {
+        name: asked for name, asked in requests.items() if asked.name not in (None, "local") and name not in debugged
+    }
 
 
 def _elsewhere(session: Session, options: Mapping[str, Any], storage: Storage) -> Elsewhere | None:
-    requests = _requests(session)
+    requests = _requests(session, options)
     if not requests:
         return None
     from flowkit.cli.remote import Elsewhere
@@ -220,9 +224,10 @@ def _elsewhere(session: Session, options: Mapping[str, Any], storage: Storage) -
     return Elsewhere(session, storage, requests, workers=_workers(options), max_log_size=size)
 
 
-def _executor_of(session: Session, lanes: Lanes | None, local: str) -> Callable[[str], str]:
-    """Return who carries a step out: a service, a lane of this machine, this machine."""
-    elsewhere = {name: str(asked.name) for name, asked in _requests(session).items()}
+def _executor_of(session: Session, options: Mapping[str, Any], lanes: Lanes | None, local: str) -> Callable[[str], str]:
+    """Return who carries a step out: the terminal's foreground, a service, a lane of this machine, this machine."""
+    elsewhere = {name: str(asked.name) for name, asked in _requests(session, options).items()}
+    elsewhere |= dict.fromkeys(debugging.steps(session, options), "debug")
     here = lanes.executor_of if lanes is not None else {}
     return lambda name: elsewhere.get(name) or here.get(name, local)
 

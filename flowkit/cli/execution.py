@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowkit.cli import debugging
 from flowkit.cli.assembly import RUN_OPTIONS, assemble, prepare
 from flowkit.cli.invocation import given, program
 from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
 from flowkit.exceptions import Conflict, FlowkitError, UsageError
+from flowkit.registry import load
 from flowkit.settings import settings
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--runner-attribute-file"], type=click.Path(dir_okay=False), hidden=True),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
+        click.Option(
+            ["--debug"],
+            is_flag=False,
+            flag_value=debugging.ALL,
+            metavar="[STEP]",
+            help="Run tasks (of one step) one at a time, with the keyboard: breakpoint() works.",
+        ),
+        click.Option(["--pdb"], is_flag=True, help="As --debug, and open the debugger where a step fails."),
         click.Option(["--detach"], is_flag=True, help="Leave once all that can run now runs on services."),
         click.Option(
             ["--task-start"],
@@ -88,6 +98,7 @@ def execute_run(
     if options["fail_fast"] and options["keep_going"]:
         raise UsageError("--fail-fast and --keep-going exclude each other")
     session.prepare(tuple(options["decospecs"]))
+    debugging.check(session, options, begins=take_over is None)
     _warn(session)
     tags = _checked_tags(options["tags"])
     _check_files(options)
@@ -95,6 +106,8 @@ def execute_run(
     # Before any thread, store, connection or log file is there: what is forked now starts every task.
     spawn = _FreshInterpreter(session)
     executor = _local_executor(session, options, spawn)
+    if session.metadata != "local":
+        load("metadata", session.metadata).warm()
     runtime: Runtime | None = None
     try:
         if take_over is not None:
@@ -102,7 +115,7 @@ def execute_run(
         else:
             origin = find_origin() if find_origin is not None else None
             storage = session.storage(create=True)
-            runtime, watcher = _begin(session, options, storage, executor, given, tags, origin)
+            runtime, watcher = _begin(session, options, storage, executor, given, tags, origin, spawn)
         spawn.run, spawn.root = runtime.record.run, runtime.storage.root
         state = runtime.run()
     except Conflict:  # somebody else has the run, and its jobs
@@ -163,6 +176,7 @@ def _begin(
     given: Mapping[str, Any],
     tags: tuple[str, ...],
     origin: Any,
+    spawn: _FreshInterpreter,
 ) -> tuple[Runtime, Watcher]:
     """Claim the run, write its parameters and clones, and put the runtime together."""
     from flowkit.metadata.records import TaskRecord
@@ -189,22 +203,29 @@ def _begin(
     parts = prepare(session, options, storage, executor)
     if parts.package is not None:
         request = request._replace(package=parts.package._asdict())
-    run = begin(storage, definition, request)
+    run = begin(storage, definition, request, functools.partial(store.reserve, definition.name))
     plan: Plan | None = origin.plan if origin is not None else None
     write_run_id(options, definition.name, run.record.run, session.metadata)
-    watcher = watch(session, store, again=request.origin is not None)
+    watcher = watch(session, store, again=request.origin is not None, plain=options["debug"] is not None)
     watcher.run_started(definition.name, run.record.run, request.origin)
     transitions = plan.transitions if plan is not None else None
     runtime = assemble(session, options, storage, store, executor, run, watcher, parts, transitions=transitions)
+    debugging.take_part(session, options, runtime, spawn)
     began = run.parameters
     runtime.add_records(
         [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, began.started, began.ended)]
     )
+    if store.outputs:
+        from flowkit.metadata.outputs import output_of
+
+        runtime.add_records([output_of(began)])
     if plan is not None:
-        from flowkit.runtime.clones import clone_records, write_clone_files
+        from flowkit.runtime.clones import clone_outputs, clone_records, write_clone_files
 
         write_clone_files(storage, definition.name, run.record.run, plan)
         runtime.add_records(clone_records(definition.name, run.record.run, plan))
+        if store.outputs:
+            runtime.add_records(clone_outputs(storage, definition.name, run.record.run, plan))
         for step, tasks in plan.clones.items():
             watcher.cloned(step, len(tasks))
     return runtime, watcher
@@ -244,12 +265,13 @@ class _FreshInterpreter:
     def __init__(self, session: Session) -> None:
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
         self._program = ["-m", spec.name] if spec is not None else [os.path.abspath(session.definition.file)]
+        self._metadata = ["--metadata", session.metadata] if session.metadata != settings().metadata else []
         self.run = self.root = ""
 
     def __call__(self, launch: Launch, node: int | None) -> list[str]:
         from flowkit.runtime.local import step_arguments
 
-        options = ["--quiet", "--datastore-root", self.root]
+        options = ["--quiet", "--datastore-root", self.root, *self._metadata]
         return [sys.executable, *self._program, *options, *step_arguments(launch, node, self.run)]
 
 

@@ -21,7 +21,7 @@ class Watcher(Reporter, Protocol):
         """The run is over: how, why, after how long, and with how many tasks of each step."""
 
 
-def watch(session: Session, store: MetadataStore, *, again: bool) -> Watcher:
+def watch(session: Session, store: MetadataStore, *, again: bool, plain: bool = False) -> Watcher:
     """Return who shows a run.
 
     Parameters
@@ -32,9 +32,11 @@ def watch(session: Session, store: MetadataStore, *, again: bool) -> Watcher:
         Knows how long earlier runs took; asked only if the run goes on for a while.
     again : bool
         The run resumes another: it does only a part of the work, and what whole runs took says nothing of it.
+    plain : bool, default False
+        Tasks have the terminal: no display that is drawn over and over.
     """
     console, definition = session.console, session.definition
-    if console.quiet or not console.terminal.live:
+    if console.quiet or plain or not console.terminal.live:
         return console
     from flowkit.cli.live import LiveDisplay
 

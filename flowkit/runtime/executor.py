@@ -79,6 +79,11 @@ class Executor(ABC):
     elsewhere = False
     """Whether what it carries out goes on when this process ends."""
 
+    @property
+    def in_foreground(self) -> bool:
+        """Whether a task has the terminal's keyboard: Ctrl-C is for it then."""
+        return False
+
     @abstractmethod
     def capacity(self) -> int | None:
         """How many more launches it takes now; None for any number. A gang counts as its number of nodes."""

@@ -21,8 +21,7 @@ from flowkit.datastore.manifests import read_failure, read_manifest, write_failu
 from flowkit.datastore.runs import write_end
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import Conflict, FlowkitError, StoreError
-from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
-from flowkit.metadata.records import RunRecord, TaskRecord
+from flowkit.metadata.records import Record, RunRecord, TaskRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
@@ -96,7 +95,7 @@ class Runtime:
         self.store = store
         self.record = record
         self.scheduler = scheduler
-        self.executors = executors
+        self.executors = dict(executors)
         self.reporter = reporter
         self.outcome = RunFailure()
         self._index = RunIndex(store, reporter.notice)
@@ -113,7 +112,7 @@ class Runtime:
         """Why this runtime has let go of the run while it goes on elsewhere."""
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
         self._ahead = time.time() - time.monotonic()
-        self._beat_at = self._now() + HEARTBEAT_INTERVAL
+        self._beat_at = self._now() + store.heartbeat_interval
         self._look_every = REMOTE_CANCEL_CHECK if storage.remote else CANCEL_CHECK
         self._look_at = self._now() + self._look_every
 
@@ -125,7 +124,7 @@ class Runtime:
         Conflict
             If somebody else has taken the run over. Nothing of it is written then, and its jobs are left alone.
         """
-        self._index.add(self.record)
+        self._index.begin(self.record)
         # Another process may hold the index locked for a while: the loop does not wait for it, the last flush does.
         patience, self.store.patience = self.store.patience, LOOP_PATIENCE
         wakeup = self._catch_signals()
@@ -235,7 +234,7 @@ class Runtime:
     def _look_around(self) -> None:
         now = self._now()
         if now >= self._beat_at:
-            self._beat_at = now + HEARTBEAT_INTERVAL
+            self._beat_at = now + self.store.heartbeat_interval
             self._index.heartbeat(self.record.flow, self.record.run, time.time())
         if now >= self._look_at:
             self._look_at = now + self._look_every
@@ -258,6 +257,7 @@ class Runtime:
         if manifest is not None:
             for ref in nodes_of(launch):
                 self._record(ref, "succeeded", manifest.attempt, manifest.started, manifest.ended)
+            self._add_outputs(manifest, launch)
             self.reporter.task_succeeded(launch.ref, manifest)
             self._notices(self.scheduler.finished(launch.ref, launch.attempt, manifest.transition, self._now()))
             return
@@ -387,6 +387,8 @@ class Runtime:
     def _act_on_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            if number == signal.SIGINT and any(each.in_foreground for each in self.executors.values()):
+                continue
             elsewhere = self._elsewhere() if self._stopping is None else 0
             if number == _HANGUP and elsewhere:
                 self.left = "left as its terminal was closed"
@@ -525,6 +527,16 @@ class Runtime:
 
     # -- the index ----------------------------------------------------------------------------------------------------
 
-    def add_records(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def _add_outputs(self, manifest: Manifest, launch: Launch) -> None:
+        """Have the index know what a task made, and the other nodes of a gang with it."""
+        self._index.add_output(manifest)
+        if not self._index.outputs or not manifest.gang:
+            return
+        for ref in nodes_of(launch):
+            found = None if ref == launch.ref else self._try_to_read(ref)
+            if isinstance(found, Manifest):
+                self._index.add_output(found)
+
+    def add_records(self, records: Sequence[Record]) -> None:
         """Have records written with the next turn (clones, the parameters' task)."""
         self._index.extend(records)

@@ -43,7 +43,13 @@ PARAMETERS_STEP = "_parameters"
 
 
 def run_attempt(
-    definition: FlowDefinition, config: Mapping[str, Any], launch: Launch, node: int | None, *, forked: bool = True
+    definition: FlowDefinition,
+    config: Mapping[str, Any],
+    launch: Launch,
+    node: int | None,
+    *,
+    forked: bool = True,
+    on_failure: Callable[[BaseException], None] | None = None,
 ) -> int:
     """Carry out one attempt in this process.
 
@@ -59,22 +65,26 @@ def run_attempt(
         Which node of a gang this is; None for a plain task.
     forked : bool, default True
         Whether this process is a fork of one that had imported the flow, and not a fresh interpreter.
+    on_failure : callable, optional
+        Is given what the step raised, when it has been recorded.
 
     Returns
     -------
     int
         0 if the task has a committed result (of this attempt or of an earlier one), else 1.
     """
-    return run_as_attempt(Attempt(definition, config, launch, node, Meter(forked=forked)))
+    return run_as_attempt(Attempt(definition, config, launch, node, Meter(forked=forked)), on_failure)
 
 
-def run_as_attempt(attempt: Attempt) -> int:
+def run_as_attempt(attempt: Attempt, on_failure: Callable[[BaseException], None] | None = None) -> int:
     """Carry out an attempt that was put together; see `run_attempt`."""
     try:
         attempt.run()
     except BaseException as error:
         # The border of the user's code: whatever it raises, SystemExit included, is this attempt's failure.
         attempt.fail(error)
+        if on_failure is not None:
+            on_failure(error)
         return 1
     finally:
         close_lines()
