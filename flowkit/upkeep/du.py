@@ -9,7 +9,7 @@ from typing import Any
 
 from flowkit.datastore.layout import DATA
 from flowkit.datastore.sealed import Damaged, unseal
-from flowkit.datastore.storage import Storage
+from flowkit.datastore.storage import Entry, Storage
 from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects
 from flowkit.upkeep.spill import Spill
 
@@ -125,7 +125,11 @@ def measure(storage: Storage, flow: str | None = None) -> Usage:
 
 def _counted(storage: Storage, usage: Usage) -> Iterator[Place]:
     """Yield the objects that name blobs, having counted all of them."""
-    for place in objects(storage):
+
+    def strange(entry: Entry) -> None:
+        usage.records += entry.size  # hints; belongs to no run
+
+    for place in objects(storage, strange):
         usage.records += place.entry.size
         rooms = (
             usage.flows.setdefault(place.flow, Room()),
