@@ -93,7 +93,7 @@ def _open_index(console: Console, storage: Storage, repair: bool, findings: list
         findings.append(finding)
         _show(console, finding)
         return open_metadata(name, storage, console) if repair else None
-    if name == "local" and storage.remote:
+    if (name == "local" and storage.remote) or store.shared:
         store.close()
         return None
     return store

@@ -88,7 +88,7 @@ def _group(session: Session) -> LazyGroup:
     configured = settings()
     params: list[click.Parameter] = [
         click.Option(["--quiet/--not-quiet", "-q/ "], default=False, help="Say less."),
-        click.Option(["--metadata"], default=configured.metadata, help="The metadata store: local."),
+        click.Option(["--metadata"], default=configured.metadata, help="The metadata store: local or service."),
         # FLOWKIT_DATASTORE is the setting of that name: where, not of which kind.
         click.Option(["--datastore"], default=None, allow_from_autoenv=False, help="The kind of datastore: local, s3."),
         click.Option(
@@ -159,4 +159,4 @@ def _greet(session: Session, *, runs: bool) -> None:
 def _client(session: Session, kind: str, pathspec: str, root: str | None = None) -> Any:
     from flowkit.client.objects import make
 
-    return make(kind, pathspec, root or session.root)
+    return make(kind, pathspec, root or session.root, session.metadata)

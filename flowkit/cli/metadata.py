@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +10,6 @@ from flowkit.cli.console import Console
 from flowkit.cli.group import Group
 from flowkit.datastore.root import machine_folder, open_storage
 from flowkit.exceptions import DataError
-from flowkit.registry import load
 from flowkit.settings import settings
 
 if TYPE_CHECKING:
@@ -28,32 +27,58 @@ def command(console: Console) -> click.Command:
     params: list[click.Parameter] = [
         click.Option(["--datastore-root"], help="Where the datastore is. Default: the nearest .flowkit."),
     ]
+    push = click.Command(
+        "push",
+        callback=lambda: _push(console),
+        help="Send what could not be delivered yet to the metadata services that it is for.",
+    )
     rebuild = click.Command(
         "rebuild",
         callback=callback,
         params=params,
         help="Make the metadata store anew from the manifests in the datastore, which are the truth.",
     )
-    return Group("metadata", commands={"rebuild": rebuild}, help="The index of runs and tasks.")
+    return Group("metadata", commands={"push": push, "rebuild": rebuild}, help="The index of runs and tasks.")
+
+
+def _push(console: Console) -> int:
+    from flowkit.metadata.service import service_place
+    from flowkit.metadata.service_calls import needs_packages
+    from flowkit.metadata.service_push import Pushed, push
+
+    needs_packages()
+
+    def told(pushed: Pushed) -> None:
+        run = f"{pushed.flow}/{pushed.run}: " if pushed.run else ""
+        if pushed.sent or not pushed.problem:
+            console.say(f"{run}{pushed.sent:,} {'record' if pushed.sent == 1 else 'records'} sent to {pushed.url}")
+        if pushed.problem:
+            waits = f" ({pushed.left:,} wait still)" if pushed.left else ""
+            console.warn(f"{run}{pushed.problem}{waits}")
+
+    found = push(service_place, told)
+    if not found:
+        console.say("Nothing waits for a metadata service.")
+    return DataError.exit_code if any(pushed.problem for pushed in found) else 0
 
 
 def _rebuild(console: Console, datastore_root: str | None) -> int:
     from flowkit.client.rebuild import remake
-    from flowkit.metadata.sqlite import set_aside
+    from flowkit.client.stores import open_index
 
     storage = open_storage(datastore_root)
-    folder = machine_folder(storage)
 
     def aside() -> str | None:
-        kept = set_aside(folder)
+        from flowkit.metadata.sqlite import set_aside
+
+        kept = set_aside(machine_folder(storage))
         console.say(f"The metadata store is damaged: it is kept as {kept}, and a new one is made.")
         return kept
 
     def told(so_far: Summary) -> None:
         console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks")
 
-    store: Any = load("metadata", settings().metadata)
-    summary, _ = remake(storage, lambda: store(folder), aside, told)
+    summary, _ = remake(storage, lambda: open_index(settings().metadata, storage, plain=True), aside, told)
     _tell(console, storage.root, summary)
     return DataError.exit_code if summary.problems else 0
 

@@ -152,17 +152,9 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     console : Console
         Told when the index is rebuilt.
     """
-    from flowkit.registry import load
+    from flowkit.client.stores import open_index
 
-    if name == "local" and storage.remote:
-        from flowkit.client.remote_index import RemoteIndex
-
-        return RemoteIndex(storage, notice=console.say)
-    # A root that belongs to somebody else can be read, too.
-    options: dict[str, Any] = {"notice": console.say}
-    if not _writable(storage.root):
-        options["read_only"] = True
-    store: MetadataStore = load("metadata", name)(storage.root, **options)
+    store = open_index(name, storage, notice=console.say)
     if store.fresh:
         if _has_runs(storage):
             from flowkit.client.rebuild import rebuild
@@ -171,12 +163,6 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
             rebuild(storage, store)
         store.settle()
     return store
-
-
-def _writable(root: str) -> bool:
-    import os
-
-    return not os.path.isdir(root) or os.access(root, os.W_OK)
 
 
 def _has_runs(storage: Storage) -> bool:

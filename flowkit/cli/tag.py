@@ -90,9 +90,10 @@ def _change(
 
 def _client_run(session: Session, record: RunRecord, root: str) -> Run:
     # The client keeps the index and the datastore's own copy of the tags in step.
+    from flowkit.client.connection import place_at
     from flowkit.client.objects import Run
 
-    return Run.unchecked(f"{record.flow}/{record.run}", f"{session.metadata}@{root}")
+    return Run.unchecked(f"{record.flow}/{record.run}", place_at(session.metadata, root))
 
 
 def _namespace(session: Session, given: str | None) -> str | None:

@@ -6,7 +6,7 @@ something else was chosen; the global namespace, None, shows everything.
 
 from __future__ import annotations
 
-from flowkit.client.connection import SPINS, connect, default_place, forget, normal_place
+from flowkit.client.connection import SPINS, connect, default_place, forget, normal_place, root_at
 from flowkit.context import current
 from flowkit.exceptions import UsageError
 from flowkit.settings import settings, user_name
@@ -69,12 +69,14 @@ def metadata(ms: str) -> str:
     Parameters
     ----------
     ms : str
-        ``local@<folder>``, or the folder alone: a datastore's root (``.flowkit``) or the folder that holds it.
+        ``local@<folder>``, or the folder alone: a datastore's root (``.flowkit``) or the folder that holds it. Or
+        ``service@<url>``, or the URL alone: a metadata service; what its runs made is read from the datastore of
+        the settings then.
 
     Returns
     -------
     str
-        What was set: ``local@<root>``.
+        What was set: ``local@<root>`` or ``service@<url>``.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def inspect_spin(datastore_root: str | None = None) -> str:
         If there is no datastore, or no spin was kept in it.
     """
     global _place
-    place = f"{SPINS}@{(normal_place(datastore_root) if datastore_root else get_metadata()).partition('@')[2]}"
+    place = f"{SPINS}@{root_at(normal_place(datastore_root) if datastore_root else get_metadata())}"
     forget(place)
     connect(place).storage  # noqa: B018 (opens it, or says that there is none)
     _place = place

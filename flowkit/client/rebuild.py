@@ -31,10 +31,12 @@ from flowkit.datastore.runs import (
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
 from flowkit.metadata.liveness import HEARTBEAT_LIMIT
-from flowkit.metadata.records import FINAL, FlowRecord, RunRecord, State, TaskRecord
+from flowkit.metadata.outputs import output_of
+from flowkit.metadata.records import FINAL, FlowRecord, OutputRecord, Record, RunRecord, State, TaskRecord
 from flowkit.metadata.relational import DamagedDatabase
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
+from flowkit.model.manifest import Manifest
 
 _BATCH = 1_000
 _PAGE = 1_000
@@ -83,7 +85,8 @@ def rebuild(storage: Storage, store: MetadataStore, told: Callable[[Summary], No
     StoreError
         If the datastore cannot be listed or the index cannot be written. One bad run is a problem in the summary.
     """
-    indexed = {flow.flow: set(_indexed_runs(store, flow)) for flow in store.flows()}
+    # What a store has that is shared by many datastores need not be in this one.
+    indexed = {} if store.shared else {flow.flow: set(_indexed_runs(store, flow)) for flow in store.flows()}
     summary = Summary()
     writer = _Writer(storage, store, summary, told)
     for flow in list_flows(storage):
@@ -169,7 +172,7 @@ class _Writer:
         self._store = store
         self._summary = summary
         self._told = told
-        self._batch: list[RunRecord | TaskRecord] = []
+        self._batch: list[Record] = []
 
     def add_run(self, flow: str, run: str) -> bool:
         """Add a run with its tasks; False where there is none (it was deleted, or is no run)."""
@@ -182,7 +185,13 @@ class _Writer:
         if record is None:
             return False
         known = self._store.run(flow, run)
-        if known is None:
+        if known is not None and self._store.shared:
+            if not _same_run(known, record):
+                problems.append(f"{flow}/{run}: the metadata store has another run of that number, by {known.user}")
+                return True
+            if record.state in FINAL or known.state not in ("running", "pending"):
+                self._batch.append(record)  # what is there is added to; its tags are the store's own
+        elif known is None:
             self._batch.append(record)
         elif known.state in ("running", "pending"):
             self._set_tags(known, record)  # its owner writes the rest
@@ -190,9 +199,13 @@ class _Writer:
             self._store.forget(flow, run)
             self._batch.append(record)
         self._summary.runs += 1
-        for task in tasks_from_datastore(self._storage, flow, run, problems.append):
+        outputs: list[OutputRecord] | None = [] if self._store.outputs else None
+        for task in tasks_from_datastore(self._storage, flow, run, problems.append, outputs=outputs):
             self._batch.append(task)
             self._summary.tasks += 1
+            if outputs:
+                self._batch += outputs
+                outputs.clear()
             if len(self._batch) >= _BATCH:
                 self.flush()
         return True
@@ -292,6 +305,7 @@ def tasks_from_datastore(
     run: str,
     problem: Callable[[str], None],
     known: Container[tuple[str, str]] = (),
+    outputs: list[OutputRecord] | None = None,
 ) -> Iterator[TaskRecord]:
     """Yield every task of a run as the datastore knows it.
 
@@ -301,6 +315,8 @@ def tasks_from_datastore(
         Is given a line for each thing that could not be read.
     known : container of (step, task)
         Tasks that are left out: nothing of them changes any more.
+    outputs : list, optional
+        Gets what each task made and read, just before the task is yielded.
     """
     try:
         steps = list_steps(storage, flow, run)
@@ -308,9 +324,13 @@ def tasks_from_datastore(
         problem(f"{flow}/{run}: {_text(error)}")
         return
     for step in steps:
-        yield from (each for each in _cloned(storage, flow, run, step, problem) if (step, each.task) not in known)
+        clones = [each for each in _cloned(storage, flow, run, step, problem) if (step, each.task) not in known]
+        if outputs is not None and clones:
+            yield from _with_outputs(storage, clones, problem, outputs)
+        else:
+            yield from clones
 
-        def read(task: str, step: str = step) -> TaskRecord | None:
+        def read(task: str, step: str = step) -> tuple[TaskRecord, Manifest | None] | None:
             try:
                 return _task(storage, flow, run, step, task, problem)
             except (FlowkitError, *_MALFORMED) as error:
@@ -318,12 +338,35 @@ def tasks_from_datastore(
                 return None
 
         tasks = [task for task in list_tasks(storage, flow, run, step) if (step, task) not in known]
-        yield from (found for found in mapped_over(storage, read, tasks) if found is not None)
+        for found in mapped_over(storage, read, tasks):
+            if found is not None:
+                record, manifest = found
+                if outputs is not None and manifest is not None:
+                    outputs.append(output_of(manifest))
+                yield record
+
+
+def _with_outputs(
+    storage: Storage, clones: list[TaskRecord], problem: Callable[[str], None], outputs: list[OutputRecord]
+) -> Iterator[TaskRecord]:
+    """Yield the records of cloned tasks; what their origins made is what they have."""
+
+    def read(clone: TaskRecord) -> Manifest | None:
+        try:
+            return read_manifest(storage, clone.flow, clone.run, clone.step, clone.task)
+        except (FlowkitError, *_MALFORMED) as error:
+            problem(f"{clone.flow}/{clone.run}/{clone.step}/{clone.task}: {_text(error)}")
+            return None
+
+    for clone, manifest in zip(clones, mapped_over(storage, read, clones), strict=True):
+        if manifest is not None:
+            outputs.append(output_of(manifest, run=clone.run, task=clone.task, attempt=0))
+        yield clone
 
 
 def _task(
     storage: Storage, flow: str, run: str, step: str, task: str, problem: Callable[[str], None]
-) -> TaskRecord | None:
+) -> tuple[TaskRecord, Manifest | None] | None:
     def damaged(error: DataError) -> None:
         problem(f"{flow}/{run}/{step}/{task}: {error.headline}")
 
@@ -331,20 +374,18 @@ def _task(
     if manifest is not None:
         if (manifest.flow, manifest.run) != (flow, run):
             return None  # a clone, listed already
-        return TaskRecord(
-            flow, run, step, task, "succeeded", manifest.attempt, manifest.started or None, manifest.ended or None
-        )
+        times = manifest.started or None, manifest.ended or None
+        return TaskRecord(flow, run, step, task, "succeeded", manifest.attempt, *times), manifest
     tried = attempts(storage, flow, run, step, task)
     if not tried:
         return None  # an empty folder: nothing is known to have begun
     failure = read_failure(storage, flow, run, step, task, tried[-1])
     if failure is None:
-        return TaskRecord(
-            flow, run, step, task, "running", tried[-1], _first_words(storage, flow, run, step, task, tried[-1])
-        )
+        began = _first_words(storage, flow, run, step, task, tried[-1])
+        return TaskRecord(flow, run, step, task, "running", tried[-1], began), None
     state: State = "cancelled" if failure.kind == "cancelled" else "failed"
     times = failure.started or None, failure.ended or None
-    return TaskRecord(flow, run, step, task, state, tried[-1], *times, failure.message)
+    return TaskRecord(flow, run, step, task, state, tried[-1], *times, failure.message), None
 
 
 def _first_words(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> float | None:
@@ -388,6 +429,13 @@ def _indexed_runs(store: MetadataStore, flow: FlowRecord) -> Iterator[str]:
         if len(page) < _PAGE:
             return
         before = page[-1].run
+
+
+def _same_run(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two records are of the same run: begun at the same time, or by the same process."""
+    owner = (other.host, other.boot_id, other.pid, other.process_start)
+    mine = (one.host, one.boot_id, one.pid, one.process_start)
+    return abs(one.created - other.created) < 0.001 or (one.pid is not None and mine == owner)
 
 
 def _is_time(value: Any) -> bool:

@@ -100,7 +100,7 @@ class Run(ClientObject):
         Conflict
             If the run is over already.
         """
-        request_cancel(self._connection.storage, self._now())
+        request_cancel(self._connection.storage_of(self._now), self._now())
 
     # -- what it made -------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Run(ClientObject):
         if task._manifest is None or task._manifest.transition.kind != "end":
             last = self._graph_endpoints[1]
             if last == "end":
-                return None
+                return task if task._is_done_elsewhere() else None
             task = self._child(Step, last)._child(Task, "0")
         return None if task._manifest is None else task
 
@@ -127,8 +127,9 @@ class Run(ClientObject):
         """The code that the run took along to where its steps ran; None where all of them ran on its machine."""
         from flowkit.client.code import Code
 
+        storage = self._connection.storage_of(self._tagged)
         manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0")
-        return None if manifest is None else Code.of(self._connection.storage, manifest.extra)
+        return None if manifest is None else Code.of(storage, manifest.extra)
 
     @property
     def trigger(self) -> None:
@@ -144,7 +145,8 @@ class Run(ClientObject):
     def _graph(self) -> Shape:
         """Return the graph that the run was started with."""
         if self._shape is None:
-            manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0")
+            here = self._connection.holds(self._tagged)
+            manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0") if here else None
             graph = manifest.extra.get("graph") if manifest is not None else None
             self._shape = Shape(graph if isinstance(graph, Mapping) else {})
         return self._shape
@@ -214,6 +216,9 @@ class Run(ClientObject):
             return
         # The index is changed first, in one transaction; the datastore's copy follows, again if somebody else
         # changed tags in between, so that the copy of the last one to write is the newest.
+        if not self._connection.holds(self._tagged):  # the copy is out of reach; a service keeps tags itself
+            self._seen = None
+            return
         while True:
             write_tags(self._connection.storage, flow, run, tags)
             record = metadata.run(flow, run)
@@ -236,7 +241,7 @@ class Run(ClientObject):
 
     def _near(self) -> str | None:
         flow = self._path.flow
-        if self._connection.storage.info(run_file(flow, self.id)) is not None:
+        if self._connection.may_hold(run_file(flow, self.id)):
             return "the datastore has it, the index does not: flowkit metadata rebuild"
         records = self._connection.metadata.runs(flow, RunFilter(limit=_FIRST))
         if not records:

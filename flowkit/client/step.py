@@ -42,7 +42,7 @@ class Step(ClientObject):
         """Yield the tasks, newest first; none where the run has not all of the tags."""
         if not tags or self.tags.issuperset(tags):
             records = self._records()[::-1]
-            ahead = self._read_ahead(records) if self._connection.storage.remote else None
+            ahead = self._read_ahead(records) if self._connection.is_far(self._tagged) else None
             for place, record in enumerate(records):
                 task = self._known(record)
                 task._ahead = None if ahead is None else (ahead, place)

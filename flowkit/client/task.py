@@ -69,18 +69,18 @@ class Task(ClientObject):
     @property
     def finished(self) -> bool:
         """Whether the task was completed, also by ``@catch``; False for one that failed (see `status`)."""
-        return self._manifest is not None
+        return self._manifest is not None or self._is_done_elsewhere()
 
     @property
     def successful(self) -> bool:
         """Whether the step's own code was completed; False where ``@catch`` stepped in."""
         manifest = self._manifest
-        return manifest is not None and not manifest.extra.get("catch")
+        return self._is_done_elsewhere() if manifest is None else not manifest.extra.get("catch")
 
     @property
     def finished_at(self) -> datetime | None:
         """When the task was completed, in local time; None where it was not (see `ended_at`)."""
-        return None if self._manifest is None else self.ended_at
+        return self.ended_at if self.finished else None
 
     @property
     def ended_at(self) -> datetime | None:
@@ -137,7 +137,7 @@ class Task(ClientObject):
     @property
     def metadata(self) -> list[Metadata]:
         """What is recorded of the task beside its artifacts."""
-        root = (self._connection.storage.name, self._connection.storage.root)
+        root = self._connection.storage_name
         known = Known(self._tagged(), self._manifest, self.current_attempt, self.status, self.origin_pathspec, root)
         when = self.created_at
         return [Metadata(name, value, when, name, self) for name, value in facts(known)]
@@ -162,8 +162,9 @@ class Task(ClientObject):
         """The code that the run took along to where its steps ran; None where all of them ran on its machine."""
         from flowkit.client.code import Code
 
+        storage = self._connection.storage_of(self._tagged)
         manifest = self._connection.manifest(self._path.flow, str(self._path.run), "_parameters", "0")
-        return None if manifest is None else Code.of(self._connection.storage, manifest.extra)
+        return None if manifest is None else Code.of(storage, manifest.extra)
 
     # -- artifacts ----------------------------------------------------------------------------------------------------
 
@@ -178,11 +179,11 @@ class Task(ClientObject):
         return Artifacts(iter(self))
 
     def _stored(self, name: str) -> Artifact | None:
-        manifest = self._manifest
+        manifest = self._with_artifacts()
         return None if manifest is None else manifest.artifacts.get(name)
 
     def _names(self) -> list[str]:
-        manifest = self._manifest
+        manifest = self._with_artifacts()
         return [] if manifest is None else list(manifest.artifacts)
 
     def _children(self) -> Iterator[DataArtifact]:
@@ -241,7 +242,7 @@ class Task(ClientObject):
 
     @property
     def _output(self) -> Output:
-        storage = self._connection.storage
+        storage = self._connection.storage_of(self._tagged)
         manifest = self._manifest
         if manifest is not None:  # of a task that was taken over: where it ran
             return Output(storage, manifest.flow, manifest.run, manifest.step, manifest.task, manifest.attempt)
@@ -357,8 +358,21 @@ class Task(ClientObject):
             self._commit = ahead[place]
         elif self._commit is None:
             flow, run, step, task = cast("tuple[str, str, str, str]", self._path[:4])
-            self._commit = self._connection.manifest(flow, run, step, task)
+            if self._connection.holds(self._tagged):
+                self._commit = self._connection.manifest(flow, run, step, task)
         return self._commit
+
+    def _is_done_elsewhere(self) -> bool:
+        """Whether the task was completed, and only the index knows: what it made is in another datastore."""
+        record = None if self._connection.holds(self._tagged) else self._now()
+        return record is not None and record.state == "succeeded" and self._attempt in (None, record.attempt)
+
+    def _with_artifacts(self) -> Manifest | None:
+        """Return the manifest; an error where there is one in another datastore."""
+        manifest = self._manifest
+        if manifest is None and self._is_done_elsewhere():
+            self._connection.storage_of(self._tagged)
+        return manifest
 
     @property
     def _manifest(self) -> Manifest | None:
@@ -370,6 +384,8 @@ class Task(ClientObject):
     def _failure(self) -> Failure | None:
         """How the attempt that this object looks at failed."""
         flow, run, step, task = cast("tuple[str, str, str, str]", self._path[:4])
+        if not self._connection.holds(self._tagged):
+            return None
         return read_failure(self._connection.storage, flow, run, step, task, self.current_attempt)
 
     def _ended(self) -> float | None:

@@ -7,7 +7,7 @@ a tombstone in that place.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowkit.datastore import layout
@@ -21,19 +21,28 @@ _PATIENCE = 5
 """How many numbers in a row may be taken before the runs are listed."""
 
 
-def claim_run(storage: Storage, flow: str, record: dict[str, Any]) -> str:
+def claim_run(
+    storage: Storage, flow: str, record: dict[str, Any], reserve: Callable[[int], str | None] | None = None
+) -> str:
     """Claim the next number of a flow by writing its ``run.json``, and return it.
 
     Parameters
     ----------
     record : dict
         Plain JSON values: who starts the run, when, from which origin. ``flow`` and ``run`` are added.
+    reserve : callable, optional
+        Gives the next number, not below a given one, where somebody numbers the runs of several datastores; None
+        where that is out of reach, and the datastore gives the number itself.
 
     Raises
     ------
     StoreError
         If it cannot be written.
     """
+    if reserve is not None:
+        run = _claim_reserved(storage, flow, record, reserve)
+        if run is not None:
+            return run
     number = _hint(storage, flow)
     if number is None:
         number = _highest(storage, flow)
@@ -42,13 +51,30 @@ def claim_run(storage: Storage, flow: str, record: dict[str, Any]) -> str:
         number += 1
         run = str(number)
         if claim_named_run(storage, flow, run, record):
-            # Not replaced in one go: nothing depends on the hint, and some file systems flush to disk at a rename.
-            storage.delete(layout.last_run_file(flow))
-            storage.create(layout.last_run_file(flow), [run.encode()])
+            _leave_hint(storage, flow, run)
             return run
         taken += 1
         if taken % _PATIENCE == 0:  # the hint was behind, or many runs begin at once
             number = max(number, _highest(storage, flow))
+
+
+def _claim_reserved(
+    storage: Storage, flow: str, record: dict[str, Any], reserve: Callable[[int], str | None]
+) -> str | None:
+    at_least = 1
+    while (run := reserve(at_least)) is not None:
+        if claim_named_run(storage, flow, run, record):
+            if int(run) > (_hint(storage, flow) or 0):
+                _leave_hint(storage, flow, run)
+            return run
+        at_least = max(int(run), _highest(storage, flow)) + 1  # runs from before there was somebody who numbers them
+    return None
+
+
+def _leave_hint(storage: Storage, flow: str, run: str) -> None:
+    # Not replaced in one go: nothing depends on the hint, and some file systems flush to disk at a rename.
+    storage.delete(layout.last_run_file(flow))
+    storage.create(layout.last_run_file(flow), [run.encode()])
 
 
 def claim_named_run(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> bool:

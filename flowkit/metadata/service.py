@@ -38,6 +38,8 @@ PAGE = 1_000
 """Records of a page: what a service gives at most."""
 _BATCH_BYTES = 2 * 1024 * 1024
 _BATCH_RECORDS = 5_000
+FIRST_BEAT = 2.0
+"""Seconds until the first heartbeat: its answer tells when the next ones are wanted."""
 RESERVE_SECONDS = 3.0
 """How long a run that begins waits for its number."""
 
@@ -85,7 +87,7 @@ class ServiceMetadata(MetadataStore):
 
         if self._delivery is None:
             claimed = (record.flow, record.run) in self._reserved
-            self._delivery = Delivery(self.place, record, claimed=claimed)
+            self._delivery = Delivery(self.place, record, claimed=claimed, interval=FIRST_BEAT)
 
     def deliver(self, seconds: float) -> str | None:
         """Wait until what was written is there, but not longer; return what the user should know where it is not."""
@@ -113,9 +115,7 @@ class ServiceMetadata(MetadataStore):
     @property
     def heartbeat_interval(self) -> float:  # type: ignore[override]
         """Seconds between two heartbeats, as the service wants it."""
-        from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
-
-        return HEARTBEAT_INTERVAL if self._delivery is None else self._delivery.interval
+        return FIRST_BEAT if self._delivery is None else self._delivery.interval
 
     def write(self, records: Sequence[Record]) -> None:
         """Insert or update records in one transaction (large batches in several); see `MetadataStore.write`."""

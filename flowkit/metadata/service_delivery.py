@@ -29,8 +29,6 @@ GATHER = 0.01
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 """Seconds between two tries while the service is away; each pause is drawn from the upper half of its length."""
-FIRST_BEAT = 2.0
-"""Seconds until the first heartbeat; the service's answer tells when it wants the next ones."""
 BEATS = 5_000
 """Heartbeats in one request."""
 
@@ -46,8 +44,8 @@ class Delivery:
         The run.
     claimed : bool, default False
         The service gave the run its number, so that it cannot be taken for another one.
-    pace : float, default 0.25
-        Seconds between two requests with records.
+    interval : float, default 10
+        Seconds between two heartbeats, until the service has said how often it wants them.
 
     Attributes
     ----------
@@ -57,14 +55,13 @@ class Delivery:
         Lines for the user; whoever shows them takes them out.
     """
 
-    def __init__(self, place: Place, record: RunRecord, *, claimed: bool = False, pace: float = PACE) -> None:
-        self.interval = FIRST_BEAT
+    def __init__(self, place: Place, record: RunRecord, *, claimed: bool = False, interval: float = 10.0) -> None:
+        self.interval = interval
         self.news: list[str] = []
         self._place = place
         self._calls = Calls(place)
         self._run = record
         self._claimed = claimed
-        self._pace = pace
         self._queue: Queue | None = None
         self._given: deque[Record] = deque()
         self._running: dict[tuple[str, str], float] = {}
@@ -179,7 +176,7 @@ class Delivery:
             worked = self._turn()
             if self._all_kept and not (worked and self._waiting()):
                 break
-            next_at = time.monotonic() + (self._pace if worked else self._pause)
+            next_at = time.monotonic() + (PACE if worked else self._pause)
         if self._queue is not None and not self._waiting() and not self._given:
             self._queue.close()
         self._calls.close()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
-from flowkit.datastore.manifests import write_clones
+from flowkit.datastore.manifests import read_manifest, write_clones
+from flowkit.datastore.many import mapped_over
 from flowkit.datastore.storage import Storage
-from flowkit.metadata.records import TaskRecord
+from flowkit.exceptions import FlowkitError
+from flowkit.metadata.outputs import output_of
+from flowkit.metadata.records import OutputRecord, TaskRecord
 from flowkit.runtime.resume import Plan
 
 
@@ -32,3 +35,20 @@ def clone_records(flow: str, run: str, plan: Plan) -> list[TaskRecord]:
         for when in (now + place * 2e-6,)
         for task, origin in tasks.items()
     ]
+
+
+def clone_outputs(storage: Storage, flow: str, run: str, plan: Plan) -> list[OutputRecord]:
+    """Return what the cloned tasks of a new run have: what their origins made. One that is unreadable is left out."""
+    places = [
+        (origin.rpartition("/")[2], step, task) for step, tasks in plan.clones.items() for task, origin in tasks.items()
+    ]
+
+    def read(place: tuple[str, str, str]) -> OutputRecord | None:
+        origin, step, task = place
+        try:
+            manifest = read_manifest(storage, flow, origin, step, task)
+        except FlowkitError:
+            return None  # the task that needs it says so
+        return None if manifest is None else output_of(manifest, run=run, task=task, attempt=0)
+
+    return [found for found in mapped_over(storage, read, places) if found is not None]

@@ -1,12 +1,21 @@
-"""What a runtime writes of its run into the index: whole batches, kept while the index does not work."""
+"""What a runtime writes of its run into the index: whole batches, kept while the index does not work.
+
+An index may deliver what it is given by threads of its own (`MetadataStore.attend`): a loop then waits for it only
+when everything is over, and not for long.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from flowkit.exceptions import StoreError
-from flowkit.metadata.records import RunRecord, TaskRecord
+from flowkit.metadata.outputs import output_of
+from flowkit.metadata.records import Record, RunRecord
 from flowkit.metadata.store import MetadataStore
+from flowkit.model.manifest import Manifest
+
+DELIVERY_SECONDS = 4.0
+"""How long the end of a run waits for records that are on their way."""
 
 
 class RunIndex:
@@ -23,25 +32,44 @@ class RunIndex:
     def __init__(self, store: MetadataStore, notice: Callable[[str], None]) -> None:
         self._store = store
         self._notice = notice
-        self._records: list[RunRecord | TaskRecord] = []
+        self._records: list[Record] = []
         self._works = True
+        self.outputs = store.outputs
 
-    def add(self, *records: RunRecord | TaskRecord) -> None:
+    def begin(self, record: RunRecord) -> None:
+        """Have the first record of the run written by the next `flush`: this process works on it from now on."""
+        self._store.attend(record)
+        self._records.append(record)
+
+    def add_output(self, manifest: Manifest) -> None:
+        """Have what a task made and read written by the next `flush`, where the index wants it."""
+        if self.outputs:
+            self._records.append(output_of(manifest))
+
+    def add(self, *records: Record) -> None:
         """Have records written by the next `flush`."""
         self._records += records
 
-    def extend(self, records: Sequence[RunRecord | TaskRecord]) -> None:
+    def extend(self, records: Sequence[Record]) -> None:
         """Have many records written by the next `flush`."""
         self._records += records
 
     def drop(self) -> None:
         """Forget what was not written."""
         self._records = []
+        self._store.abandon()
 
     def flush(self, *, last: bool = False) -> None:
         """Write what was added; what cannot be written is kept for the next time, of which the `last` one has none."""
-        if not self._records:
-            return
+        if self._records:
+            self._write(last=last)
+        left = self._store.deliver(DELIVERY_SECONDS) if last else None
+        for text in self._store.news():
+            self._notice(text)
+        if left is not None:
+            self._notice(left)
+
+    def _write(self, *, last: bool) -> None:
         try:
             self._store.write(self._records)
         except StoreError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flowkit.datastore.artifacts import ArtifactWriter
@@ -75,8 +75,18 @@ class StartedRun(NamedTuple):
     parameters: Manifest
 
 
-def begin(storage: Storage, definition: FlowDefinition, request: RunRequest) -> StartedRun:
+def begin(
+    storage: Storage,
+    definition: FlowDefinition,
+    request: RunRequest,
+    reserve: Callable[[int], str | None] | None = None,
+) -> StartedRun:
     """Claim a run id and commit the run's parameters.
+
+    Parameters
+    ----------
+    reserve : callable, optional
+        Gives numbers for runs (`flowkit.datastore.runs.claim_run`).
 
     Raises
     ------
@@ -108,7 +118,7 @@ def begin(storage: Storage, definition: FlowDefinition, request: RunRequest) -> 
         **owner._asdict(),
         "file": definition.file,
     }
-    run = claim_run(storage, definition.name, claim)
+    run = claim_run(storage, definition.name, claim, reserve)
     if request.origin is not None:
         _check_origin(storage, definition.name, run, request.origin)
     manifest = _parameters_manifest(storage, definition, request, run, now)
