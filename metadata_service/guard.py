@@ -167,12 +167,14 @@ class Guard:
         if not self._guarded:
             return EVERYBODY, None
         credential = _credential(scope["headers"])
-        known = self._source(credential).remembered(credential)
+        source = self._source(credential)
+        known = source.remembered(credential)
         if known is not None:
             return known, credential
         address = _address(scope)
         pause = self._failures.wait(address)
-        if pause:
+        # Behind a proxy all have one address: what one of them tries keeps out nobody who was in before.
+        if pause and not source.familiar(credential):
             raise too_many(pause, "too many requests from your address with tokens that are not good")
         try:
             loop = asyncio.get_running_loop()

@@ -100,12 +100,16 @@ class Oidc:
 
     def remembered(self, text: str) -> Caller | None:
         """Return who brings a token that was found good lately; None for others."""
-        mark = hashlib.sha256(text.encode("utf-8", "replace")).digest()
         with self._lock:
-            good = self._good.get(mark)
+            good = self._good.get(_mark(text))
         if good is None or time.monotonic() > good.until or time.time() > good.expires + LEEWAY:
             return None
         return good.caller
+
+    def familiar(self, text: str) -> bool:
+        """Whether a token was good when it was last looked at."""
+        with self._lock:
+            return _mark(text) in self._good
 
     def check(self, text: str) -> Caller:
         """Return who brings a token.
@@ -122,9 +126,8 @@ class Oidc:
         claims = self._claims(text)
         name = f"oidc:{_shown(claims['sub'])}"
         caller = Caller(name, highest(_scopes(_claim(claims, self._scope_claim))), self._projects(claims))
-        mark = hashlib.sha256(text.encode("utf-8", "replace")).digest()
         with self._lock:
-            self._good[mark] = _Good(caller, float(claims["exp"]), time.monotonic() + KEPT)
+            self._good[_mark(text)] = _Good(caller, float(claims["exp"]), time.monotonic() + KEPT)
             while len(self._good) > REMEMBERED:
                 self._good.popitem(last=False)
         return caller
@@ -275,6 +278,10 @@ def _document(address: str, deadline: float) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")
     return found
+
+
+def _mark(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def _signs(key: Mapping[str, Any], algorithm: str) -> bool:

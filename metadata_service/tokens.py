@@ -130,6 +130,15 @@ class Tokens:
         except Refused:
             return None
 
+    def familiar(self, text: str) -> bool:
+        """Whether a token was good when it was last looked at."""
+        form = _FORM.fullmatch(text)
+        if form is None:
+            return False
+        with self._lock:
+            known = self._known.get(form[1])
+        return known is not None and known.token is not None and hmac.compare_digest(known.digest, digest_of(form[2]))
+
     def check(self, text: str) -> Caller:
         """Return who brings a token.
 

@@ -54,7 +54,7 @@ def check_writable(store: ServiceStore, caller: Caller, records: Iterable[Record
     NotFound
         If a task's run does not exist for a caller that sees only some; for others the store finds that out.
     Forbidden
-        If a run is new and in none of the caller's projects, or there and in none of them.
+        If a run is new and in none of the caller's projects or in another one too, or there and in none of them.
     """
     if caller.projects is None:
         return
@@ -77,9 +77,14 @@ def known_beats(store: ServiceStore, caller: Caller, beats: Sequence[Beat]) -> t
     return [beat for beat, there in told if there], [beat for beat, there in told if not there]
 
 
+def _within(caller: Caller, record: RunRecord) -> bool:
+    return caller.projects is None or set(projects_of(record)) <= set(caller.projects)
+
+
 def _check_run(store: ServiceStore, caller: Caller, record: RunRecord) -> None:
     there = store.run(record.flow, record.run)
-    if not caller.sees_any(projects_of(there or record)):
+    # A new run in a second project would show up there, written by somebody who has no business there.
+    if not caller.sees_any(projects_of(there or record)) or (there is None and not _within(caller, record)):
         projects = " or ".join(f"{PROJECT_TAG}{name}" for name in caller.projects or ())
         raise Forbidden(
             f"this token may not write the run {record.flow}/{record.run}",
