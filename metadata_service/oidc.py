@@ -41,6 +41,8 @@ ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
 """What each kind of key (``kty``, ``crv``) may have signed."""
 LEEWAY = 30
 """Seconds by which the issuer's clock may differ from ours."""
+LATEST = 253_402_300_799
+"""The last second of the year 9999."""
 MAX_TOKEN = 16 * 1024
 """Characters."""
 MAX_KEYS = 100
@@ -159,6 +161,8 @@ class Oidc:
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise unknown(_why(error)) from None
+        if type(claims["exp"]) not in (int, float) or not 0 <= claims["exp"] <= LATEST:
+            raise unknown(_why(ValueError()))
         if not isinstance(claims["sub"], str) or not claims["sub"]:
             raise unknown("this token does not say whose it is")
         return claims
