@@ -35,12 +35,20 @@ QUEUE = 4 * PAGE
 """Events that may wait for one listener: bursts of a few pages are nobody's fault."""
 QUEUE_BYTES = 4 * 1024 * 1024
 """The same in bytes; they are shared by all who wait for the same event."""
+CHUNK = 64 * 1024
+"""Bytes that are joined to be sent at once: what is on its way to a listener is not shared with the others."""
+PAST = 100
+"""Events that a listener that came back reads from the database at once, to begin with."""
 ROUND = 15
 """Seconds in which the timer sees every listener once."""
 STALLED = 30.0
-"""Seconds in which a listener that was cut off must have taken the news of it."""
+"""Seconds in which a listener must take the next piece of what is past, or the news that it was cut off."""
 SLICE = 20_000
 """Pairs of an event and a listener that the event loop deals with before it turns to other work."""
+SLICE_BYTES = 256 * 1024
+"""The same in bytes of events; then the listeners have a moment to take them."""
+MOMENT = 0.01
+"""Seconds."""
 REST = 0.05
 """Seconds between two looks at the outbox while events come in fast."""
 TRIM = 300.0
@@ -100,6 +108,8 @@ class Listener:
         self.ended_at = 0.0
         self.live = False
         """Whether everything up to the broadcaster's position was put into the queue."""
+        self.moved = time.monotonic()
+        """When it last took something of what is past; for those that are not live."""
         self.sending: asyncio.Task[object] | None = None
         """What is to be cancelled when it does not take even the news of its end."""
         self._waiting: deque[tuple[int, bytes]] = deque()
@@ -136,17 +146,21 @@ class Listener:
         return not self._waiting
 
     async def take(self) -> bytes:
-        """Wait for something to send and return all that waits; empty when the stream is over."""
+        """Wait for something to send and return it, `CHUNK` bytes or one event; empty when the stream is over."""
         while not self._waiting:
             if self.ended is not None:
                 return b""
             self._news.clear()
             await self._news.wait()
-        self.after = max(self.after, self._waiting[-1][0])
-        text = b"".join(text for _, text in self._waiting)
-        self._waiting.clear()
-        self._bytes = 0
-        return text
+        texts: list[bytes] = []
+        size = 0
+        while self._waiting and (not texts or size + len(self._waiting[0][1]) <= CHUNK):
+            event_id, text = self._waiting.popleft()
+            texts.append(text)
+            size += len(text)
+            self.after = max(self.after, event_id)
+        self._bytes -= size
+        return b"".join(texts)
 
 
 class Broadcaster:
@@ -237,7 +251,7 @@ class Broadcaster:
         self._shares[place].add(listener)
         self._metrics.listening(len(self._listeners))
         if self._timer is None:
-            self._timer = loop.call_later(1.0, self._tick)
+            self._timer = loop.call_later(1.0, self.tick)
         if self.stopping:
             listener.end("stopping")
 
@@ -298,10 +312,10 @@ class Broadcaster:
         self._by_run.setdefault((listener.wanted.flow, listener.wanted.run), set()).add(listener)
         return self._position
 
-    async def past(self, after: int) -> list[Event]:
-        """Return a page of events after an id, from the database; the last page is shorter than `PAGE`."""
+    async def past(self, after: int, limit: int) -> list[Event]:
+        """Return events after an id, from the database; fewer than the limit if there are no more."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._past, self._store.events_after, after, PAGE)
+        return await loop.run_in_executor(self._past, self._store.events_after, after, limit)
 
     async def bounds(self) -> tuple[int, int]:
         """Return the ids of the oldest and the newest event that are kept."""
@@ -369,8 +383,8 @@ class Broadcaster:
         if self._loop is None:  # everybody left
             done.set()
             return
-        work = sent = 0
-        while page and work < SLICE:
+        work = sent = size = 0
+        while page and work < SLICE and size < SLICE_BYTES:
             event = page.popleft()
             text: bytes | None = None
             for listener in self._candidates(event):
@@ -381,9 +395,11 @@ class Broadcaster:
                     sent += 1
             self._position = event.id
             work += 1
+            size += len(text or b"")
         self._metrics.sent(sent)
         if page:
-            asyncio.get_running_loop().call_soon(self._deal, page, last, done)
+            pause = MOMENT if size >= SLICE_BYTES else 0
+            asyncio.get_running_loop().call_later(pause, self._deal, page, last, done)
             return
         self._position = last
         for future in self._expecting:
@@ -398,9 +414,12 @@ class Broadcaster:
 
     # -- the timer ---------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Look after a share of the listeners, and come again in a second."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(1.0, self._tick)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(1.0, self.tick)
         self._turn = (self._turn + 1) % ROUND
         now = time.monotonic()
         asked = []
@@ -408,6 +427,9 @@ class Broadcaster:
             if listener.ended is not None:
                 if now - listener.ended_at > STALLED and listener.sending is not None:
                     listener.sending.cancel()
+                continue
+            if not listener.live and now - listener.moved > STALLED:
+                listener.end("slow")
                 continue
             if listener.idle:
                 self._sign_of_life(listener)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -18,14 +18,17 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from flowkit.exceptions import StoreError, UsageError
 from flowkit.metadata_service import wire
 from flowkit.metadata_service.access import Caller
-from flowkit.metadata_service.broadcast import PAGE, Broadcaster, Listener, Wanted, encode, message
+from flowkit.metadata_service.broadcast import CHUNK, PAST, Broadcaster, Listener, Wanted, encode, message
 from flowkit.metadata_service.metrics import Message, Receive, Scope, Send
 from flowkit.metadata_service.problems import answers, problem
 from flowkit.metadata_service.service import Service
-from flowkit.metadata_service.store import Event
 
 MAX_EVENT = 2**63 - 1
 """The largest id that the databases hold."""
+MIN_PAGE, MAX_PAGE = 25, 2000
+"""Events that are read from the database at once for one listener."""
+HELD = 512 * 1024
+"""Bytes of events that are held for a listener that came back, where the page can be made to fit."""
 RETRY_AFTER = "5"
 """Seconds after which whoever found the service full may try again."""
 FAREWELLS = {
@@ -126,6 +129,7 @@ class EventStream(Response):
         self._broadcaster = broadcaster
         self._listener = listener
         self._begin = begin
+        self._page = PAST
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until one side has enough."""
@@ -144,9 +148,9 @@ class EventStream(Response):
             if listener.ended != "gone":
                 await send(_chunk(self._farewell(), more=False))
         except asyncio.CancelledError:
-            if listener.ended != "slow":
+            if listener.ended is None:
                 raise
-            # It did not even take the news that it is too slow; the server closes the connection.
+            # It did not even take the news of its end. The server closes the connection.
         finally:
             if watcher is not None:
                 watcher.cancel()
@@ -174,38 +178,53 @@ class EventStream(Response):
     async def _catch_up(self, send: Send) -> None:
         """Send what is in the database, and then join those who get the rest."""
         listener, broadcaster = self._listener, self._broadcaster
-        begin = await broadcaster.position()
-        while listener.after != begin and listener.ended is None:
-            page = await self._past(listener.after)
-            await self._send_past(page, send)
-            if len(page) < PAGE:
-                break
-        # From here on everything after `joined` goes to the queue; what is before it and was not sent yet is one
-        # page or two, since the database was read to its end a moment ago.
+        if listener.after != await broadcaster.position():
+            while await self._send_past(send):
+                pass
+        # From here on everything after `joined` goes to the queue. What is before it and was not sent yet is a page
+        # or two, since the database was read to its end a moment ago.
         joined = broadcaster.join(listener)
-        while listener.after < joined and listener.ended is None:
-            page = await self._past(listener.after)
-            await self._send_past([event for event in page if event.id <= joined], send)
-            if len(page) < PAGE:
-                break
-        listener.after = max(listener.after, joined)
+        while listener.after < joined and await self._send_past(send, joined):
+            pass
+        if listener.ended is None:
+            listener.after = max(listener.after, joined)
 
-    async def _past(self, after: int) -> Sequence[Event]:
-        try:
-            return await self._broadcaster.past(after)
-        except StoreError:
-            # The answer has begun, so the listener can only be sent away.
-            self._listener.end("stopping")
-            return ()
-
-    async def _send_past(self, events: Sequence[Event], send: Send) -> None:
+    async def _send_past(self, send: Send, until: int = MAX_EVENT) -> bool:
+        """Send a page of events from the database, up to an id; False if there are no more."""
         listener = self._listener
-        texts = [encode(event) for event in events if listener.sees(event)]
-        if events:
-            listener.after = events[-1].id
-        if texts:
-            await send(_chunk(b"".join(texts)))
-            self._broadcaster.count_past(len(texts))
+        if listener.ended is not None:
+            return False
+        try:
+            page = await self._broadcaster.past(listener.after, self._page)
+        except StoreError:
+            listener.end("stopping")  # the answer has begun: all that is left is to send the listener away
+            return False
+        more = len(page) == self._page and page[-1].id < until
+        waiting = [(event.id, encode(event)) for event in page if event.id <= until and listener.sees(event)]
+        last = max((event.id for event in page if event.id <= until), default=listener.after)
+        self._fit_page(sum(len(text) for _, text in waiting))
+        del page
+        while waiting and listener.ended is None:
+            count = size = 0
+            while count < len(waiting) and (count == 0 or size + len(waiting[count][1]) <= CHUNK):
+                size += len(waiting[count][1])
+                count += 1
+            await send(_chunk(b"".join(text for _, text in waiting[:count])))
+            listener.after = waiting[count - 1][0]
+            listener.moved = time.monotonic()
+            self._broadcaster.count_past(count)
+            del waiting[:count]
+        if listener.ended is None:
+            listener.after = last
+            listener.moved = time.monotonic()
+        return more and listener.ended is None
+
+    def _fit_page(self, size: int) -> None:
+        """Read more at once where little of it is sent, less where much of it would have to be held."""
+        if size < HELD // 4:
+            self._page = min(MAX_PAGE, self._page * 2)
+        elif size > HELD:
+            self._page = max(MIN_PAGE, self._page // 4)
 
     def _farewell(self) -> bytes:
         listener = self._listener
