@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, routing
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -102,14 +102,18 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "the caller may not do that",
         404: "there is no such thing (for this caller)",
         405: "the path has no such method",
+        408: "the body came too slowly",
         409: "somebody was faster",
         413: "the body is too large",
+        414: "the address is too long",
+        415: "the body is in a form that is not read here",
         422: "the request is not as it should be",
         429: "too many requests",
+        431: "the headers are too large",
         503: "the database does not answer",
     }
-    always = (400, 401, 403, 405, 413, 422, 429, 503)
-    return {status: {"model": Problem, "description": told[status]} for status in sorted({*always, *statuses})}
+    given = sorted({*(told.keys() - {404, 409}), *statuses})
+    return {status: {"model": Problem, "description": told[status]} for status in given}
 
 
 def _place(location: Iterable[Any]) -> str:
@@ -130,10 +134,25 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     return problem(422, found.headline, found.hint)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(sorted(_methods(request)))}
     headline = {404: "there is nothing at this path", 405: "this path has no such method"}.get(error.status_code)
-    return problem(error.status_code, headline or str(error.detail), _HINTS.get(error.status_code), error.headers)
+    return problem(error.status_code, headline or str(error.detail), _HINTS.get(error.status_code), headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that a path has, whichever of its routes takes it."""
+    # FastAPI looks into included routers when a request comes; an older one copies their routes
+    walk = getattr(routing, "iter_route_contexts", iter)
+    found: set[str] = set()
+    for route in walk(request.app.routes):
+        form = getattr(route, "path_regex", None)
+        if form is not None and form.match(request.scope["path"]):
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:

@@ -408,6 +408,7 @@ def test_bad_questions_are_refused(api):
     ):
         assert api.refused("GET", path) in (400, 404, 422), path
     assert api.refused("PUT", "/runs") == 405
+    assert api.ask("PUT", "/flows/Asked/runs/1").headers["Allow"] == "DELETE, GET"
     assert api.refused("POST", "/flows/a b/reserve", json={}) in (400, 422)
     for at_least in (0, -1, 10**17, "1", None, 1.5):
         assert api.refused("POST", "/flows/Asked/reserve", json={"at_least": at_least}) == 422
