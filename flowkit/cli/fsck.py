@@ -71,8 +71,8 @@ def _fsck(console: Console, root: str | None, deep: bool, repair: bool, json: bo
         console.data(
             f"{storage.root}: {looked.runs:,} runs, {looked.records:,} records, {looked.blobs:,} blobs "
             f"({bytes_text(looked.blob_bytes)}{', every one read' if deep else ''}): "
-            + (f"{len(wrong):,} errors" if wrong else "no errors")
-            + f", {len(findings) - len(wrong) - repaired:,} warnings, {repaired:,} repaired"
+            + ", ".join((_count(len(wrong), "error"), _count(len(findings) - len(wrong) - repaired, "warning")))
+            + f", {repaired:,} repaired"
         )
     return DataError.exit_code if wrong else 0
 
@@ -107,6 +107,10 @@ def _remade(storage: Storage) -> bool:
     folder = machine_folder(storage)
     remake(storage, lambda: SqliteMetadata(folder), lambda: set_aside(folder))
     return True
+
+
+def _count(number: int, what: str) -> str:
+    return f"no {what}s" if not number else f"{number:,} {what}{'s' if number > 1 else ''}"
 
 
 def _show(console: Console, finding: Finding) -> None:

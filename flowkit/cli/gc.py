@@ -36,8 +36,8 @@ def command(console: Console) -> click.Command:
         click.Option(
             ["--status"],
             multiple=True,
-            metavar="STATE",
-            help="Only runs that succeeded, failed, cancelled, or are lost.",
+            type=click.Choice(["succeeded", "failed", "cancelled", "lost"]),
+            help="Only runs of this state; lost: never ended, and nobody works on it.",
         ),
         click.Option(["--flow"], help="Only runs of this flow."),
         click.Option(
@@ -69,7 +69,7 @@ def _gc(console: Console, options: dict[str, Any]) -> int:
         if options["yes"]:
             found = clean(storage, store, rules, grace, console.say)
         else:
-            found = preview(storage, store, rules, grace)
+            found = preview(storage, store, rules, grace, console.say)
     finally:
         store.close()
     if options["json"]:
@@ -80,19 +80,19 @@ def _gc(console: Console, options: dict[str, Any]) -> int:
 
 
 def _rules(options: dict[str, Any]) -> Rules:
-    from flowkit.upkeep.retention import Rules, parse_rule, parse_rules
+    from flowkit.upkeep.retention import Rule, Rules, parse_age, parse_rules
 
-    given = {
-        "older_than": options["older_than"],
-        "keep": options["keep"],
-        "keep_tags": list(options["keep_tag"]),
-        "only_tags": list(options["only_tag"]),
-        "states": list(options["status"]),
-    }
-    given = {name: value for name, value in given.items() if value not in (None, [])}
-    if given:  # a command that says what is to go means that, and nothing else
-        return Rules(parse_rule(given, "the options"), {}, options["flow"])
-    return parse_rules(*retention(), options["flow"])
+    age = options["older_than"]
+    given = Rule(
+        None if age is None else parse_age(age, "--older-than"),
+        options["keep"],
+        options["keep_tag"],
+        options["only_tag"],
+        options["status"],
+    )
+    if given.removes:  # a command that says what is to go means that, and nothing else
+        return Rules(given, {}, options["flow"])
+    return parse_rules(*retention(), options["flow"]).keeping(given.keep_tags)
 
 
 def _show(console: Console, found: Cleaned, done: bool) -> None:

@@ -21,7 +21,7 @@ from flowkit.datastore.many import mapped_over, paired_with
 from flowkit.datastore.runs import list_flows
 from flowkit.datastore.sealed import Damaged, unseal
 from flowkit.datastore.storage import BLOCK, Entry, Missing, Storage
-from flowkit.exceptions import DataError
+from flowkit.exceptions import DataError, StoreError
 from flowkit.metadata.records import FINAL
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Manifest
@@ -309,7 +309,12 @@ class Check:
             yield Finding("error", name, what, "flowkit metadata rebuild, or flowkit fsck --repair", self._repair)
 
     def _left_over(self) -> Iterator[Finding]:
-        for entry in self._storage.unfinished(time.time() - GRACE, remove=self._repair):
+        try:
+            left = self._storage.unfinished(time.time() - GRACE, remove=self._repair)
+        except StoreError as error:  # on S3 that takes a permission of its own, which few have
+            self._told(f"half-written files could not be looked at: {error.headline}")
+            left = []
+        for entry in left:
             yield Finding(
                 "warning",
                 entry.path,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from flowkit.datastore.layout import UPKEEP, sweep_file, upkeep_lease
 from flowkit.datastore.storage import Storage
 from flowkit.datastore.sweeping import SHORTEST_GRACE
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import StoreError, UsageError
 from flowkit.metadata.store import MetadataStore
 from flowkit.upkeep.deletion import Doomed, Kept, Plan, Removed, carry_out, make_plan
 from flowkit.upkeep.retention import Rules
@@ -41,7 +42,13 @@ class Cleaned(NamedTuple):
     unfinished: Unused
 
 
-def preview(storage: Storage, store: MetadataStore, rules: Rules, grace: float = GRACE) -> Cleaned:
+def preview(
+    storage: Storage,
+    store: MetadataStore,
+    rules: Rules,
+    grace: float = GRACE,
+    told: Callable[[str], None] = lambda _: None,
+) -> Cleaned:
     """Return what `clean` would remove; nothing is changed.
 
     Blobs of the runs that would go are counted where nothing else names them.
@@ -49,8 +56,7 @@ def preview(storage: Storage, store: MetadataStore, rules: Rules, grace: float =
     plan = make_plan(storage, store, rules, time.time())
     before = time.time() - _checked(grace)
     unused = count_unused(storage, before, {each.facts.name for each in plan.doomed})
-    left = storage.unfinished(before)
-    return _cleaned(plan, _numbers(plan), unused, Unused(len(left), sum(each.size for each in left)))
+    return _cleaned(plan, _numbers(plan), unused, _half_written(storage, before, False, told))
 
 
 def clean(
@@ -97,11 +103,21 @@ def clean(
         before = started - grace
         unused = sweep(storage, before, started, turn.keep, told)
         turn.keep()
-        left = storage.unfinished(before, remove=True)
+        unfinished = _half_written(storage, before, True, told)
         storage.prune(f"{UPKEEP}/candidates")
     finally:
-        turn.release()
-    return _cleaned(plan, removed, unused, Unused(len(left), sum(each.size for each in left)))
+        with suppress(StoreError):  # then it ends by itself
+            turn.release()
+    return _cleaned(plan, removed, unused, unfinished)
+
+
+def _half_written(storage: Storage, before: float, remove: bool, told: Callable[[str], None]) -> Unused:
+    try:
+        left = storage.unfinished(before, remove=remove)
+    except StoreError as error:  # on S3 that takes a permission of its own, which few have
+        told(f"half-written files could not be looked at: {error.headline}")
+        return Unused()
+    return Unused(len(left), sum(each.size for each in left))
 
 
 def _checked(grace: float) -> float:

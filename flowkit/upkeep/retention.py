@@ -68,6 +68,14 @@ class Rules(NamedTuple):
             return Rule()
         return self.flows.get(flow, self.general)
 
+    def keeping(self, tags: tuple[str, ...]) -> Rules:
+        """Return these rules, under which runs with one of some more tags stay, too."""
+
+        def with_tags(rule: Rule) -> Rule:
+            return rule._replace(keep_tags=(*rule.keep_tags, *tags))
+
+        return Rules(with_tags(self.general), {flow: with_tags(rule) for flow, rule in self.flows.items()}, self.only)
+
 
 def chosen(runs: Iterable[RunFacts], rule: Rule) -> Iterator[tuple[RunFacts, str]]:
     """Yield the runs of one flow that a rule lets go whatever their age, with why; see `old_enough`."""

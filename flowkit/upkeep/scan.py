@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from flowkit.datastore.layout import BLOBS, FLOWS, blob_file
 from flowkit.datastore.many import mapped_over
+from flowkit.datastore.spins import FOLDER as SPINS
 from flowkit.datastore.storage import Entry, Missing, Storage
 from flowkit.exceptions import DataError, InvalidPathspec
 from flowkit.model.pathspec import check_part
@@ -59,6 +60,14 @@ def objects(storage: Storage, strange: Callable[[Entry], None] | None = None) ->
             yield Place(parts[1], parts[2], tuple(parts[3:]), entry)
         elif strange is not None:
             strange(entry)
+
+
+def spun(storage: Storage) -> Iterator[Place]:
+    """Yield every object of the spins that were kept on runs of a local root: they name blobs of the runs, too."""
+    for entry in storage.walk(f"{SPINS}/{FLOWS}"):
+        parts = entry.path.split("/")
+        if len(parts) > 4:
+            yield Place(parts[2], parts[3], tuple(parts[4:]), entry)
 
 
 def contents(storage: Storage, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:

@@ -17,14 +17,15 @@ Killed at any point, nothing is lost: the next sweep begins anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from itertools import chain
 from typing import NamedTuple
 
-from flowkit.datastore.layout import blob_file, candidates_file
+from flowkit.datastore.layout import FLOWS, blob_file, candidates_file
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.sealed import Damaged, read_sealed, seal
 from flowkit.datastore.storage import Entry, Storage
 from flowkit.datastore.sweeping import Announcement
-from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects
+from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects, spun
 from flowkit.upkeep.spill import Spill
 
 GRACE = 24 * 3600.0
@@ -70,9 +71,10 @@ def mark(
     """
 
     def wanted() -> Iterator[Place]:
-        for place in objects(storage):
+        for place in chain(objects(storage), spun(storage)):
             old = since is not None and place.entry.modified < since
-            if place.is_record and not old and f"{place.flow}/{place.run}" not in without:
+            left_out = place.entry.path.startswith(f"{FLOWS}/") and f"{place.flow}/{place.run}" in without
+            if place.is_record and not old and not left_out:
                 yield place
 
     count = 0

@@ -341,11 +341,13 @@ def test_everything_that_names_a_blob_keeps_it(world: World) -> None:
     world.storage.create(f"{folder}/staged.json", [b'{"artifacts":{"x":{"key":"%s"}}}' % staged.encode()])
     world.storage.create(layout.manifest_file(FLOW, run, "train", "7"), [b'{"blake3":"', damaged.encode()])
     world.storage.create(f"{layout.run_folder(FLOW, run)}/cards.json", [b"[%s]" % unknown.encode()])
+    spun = world.blobs.put([b"spin" * 1000], 4000)
+    world.storage.create(f"spins/{layout.manifest_file(FLOW, '1', 'a', '0')}", [b"[%s]" % spun.encode()])
     world.age()
     found = clean(world.storage, world.store, NONE)
     assert found.unused == (1, 4000)
     assert world.storage.info(layout.blob_file(unused)) is None
-    for key in (pack.partition("-")[0], package, launches, staged, damaged, unknown):
+    for key in (pack.partition("-")[0], package, launches, staged, damaged, unknown, spun):
         assert world.storage.info(layout.blob_file(key)) is not None
 
 
