@@ -43,6 +43,9 @@ _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _LOOK = f"""SELECT coalesce((SELECT max(event_id) FROM events), 0),
     coalesce((SELECT max(event_id) FROM events WHERE 1 = 1{sql.EVENT_BOUND_POSTGRESQL}), 0)"""
 
+_NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
+"""Nothing that is worth waiting for the disk."""
+
 _Result = TypeVar("_Result")
 
 
@@ -177,7 +180,7 @@ class PostgresqlStore(RecordTables, ForeignTables, LedgerTables):
             self._news.wait()
             self._news.clear()
             try:
-                with self._connections.begun(f"NOTIFY {CHANNEL}"):
+                with self._connections.begun(_NOTIFY):
                     pass
             except StoreError:
                 pass  # the server is away: listeners look for themselves when it is back
