@@ -46,6 +46,7 @@ class Server:
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self._nobody_may = False
 
     @classmethod
     def configured(cls, **options: Any) -> Server:
@@ -84,6 +85,7 @@ class Server:
                 app = access_log(writer)(app)
             raise_file_limit()
             url = url_of(listener, settings.host, settings.tls_certificate is not None)
+            self._nobody_may = settings.guarded and settings.oidc_issuer is None and not service.store.tokens()
             server = _Uvicorn(
                 _uvicorn_config(app, settings),
                 ready=lambda: ready(url) if ready is not None else None,
@@ -115,6 +117,8 @@ class Server:
         """Return what whoever started it should know, line by line."""
         settings = self.configuration
         found = []
+        if self._nobody_may:
+            found.append("Nobody may call it yet: flowkit service token create NAME makes a token.")
         if settings.insecure and not settings.loopback:
             found.append("It serves everybody who can reach it (--insecure): who calls is not asked.")
         if settings.guarded and not settings.loopback and settings.tls_certificate is None:
