@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -73,7 +74,10 @@ class Configuration:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        return self.host in ("127.0.0.1", "::1", "localhost")
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def guarded(self) -> bool:
