@@ -9,7 +9,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flowkit.metadata_service.metrics import Message, Receive
@@ -119,7 +119,7 @@ class Bodies:
         self._most = max(WAITING, 2 * largest)
         self._held = 0
 
-    async def read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    async def read(self, headers: Sequence[tuple[bytes, bytes]], receive: Receive) -> bytes:
         """Return a body, unpacked; give its bytes back with `release`.
 
         Raises
@@ -132,7 +132,8 @@ class Bodies:
         """
         packed, announced = _kind(headers)
         if announced > self._largest:
-            await self._drain(receive)
+            # Whoever asks first whether to send it is told no, and does not.
+            await self._drain(receive, not any(name == b"expect" for name, _ in headers))
             raise self._too_large()
         inflater = _Inflater() if packed else None
         parts: list[bytes] = []
@@ -146,13 +147,13 @@ class Bodies:
                 data, more = message.get("body", b""), message.get("more_body", False)
                 arrived += len(data)
                 if arrived > self._largest:
-                    await self._drain(receive)
+                    await self._drain(receive, more)
                     raise self._too_large()
                 for piece in (data,) if inflater is None else inflater.pieces(data):
                     taken += len(piece)
                     self._held += len(piece)
                     if taken > self._largest:
-                        await self._drain(receive)
+                        await self._drain(receive, more)
                         raise self._too_large()
                     if self._held > self._most:
                         raise Refused(503, "the service has its hands full", "try again", {"Retry-After": "1"})
@@ -181,13 +182,12 @@ class Bodies:
             raise Gone
         return message
 
-    async def _drain(self, receive: Receive) -> None:
+    async def _drain(self, receive: Receive, more: bool) -> None:
         """Read what is still on its way, for a moment: a connection closed on it would take the answer along."""
         deadline = time.monotonic() + _DRAIN
         try:
-            while (await self._next(receive, deadline)).get("more_body", False):
-                if time.monotonic() > deadline:
-                    return
+            while more and time.monotonic() < deadline:
+                more = (await self._next(receive, deadline)).get("more_body", False)
         except (Refused, Gone):
             return
 

@@ -25,6 +25,7 @@ from flowkit.metadata_service.log_lines import LineWriter, access_log, log_to
 from flowkit.metadata_service.metaflow_settling import Settling
 from flowkit.metadata_service.metrics import Metrics
 from flowkit.metadata_service.migrations import Migration, migrate
+from flowkit.metadata_service.protocol import patient_protocol
 from flowkit.metadata_service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ def check_exposure(settings: Configuration) -> None:
 def _uvicorn_config(app: Any, settings: Configuration) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=patient_protocol(),
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -70,6 +70,7 @@ OWNERS: dict[str, set[str]] = {
     "boto3": {"flowkit.plugins.aws"},
     "botocore": {"flowkit.plugins.aws"},
     "fastapi": {"flowkit.metadata_service"},
+    "h11": {"flowkit.metadata_service"},
     "jwt": {"flowkit.metadata_service"},
     "prometheus_client": {"flowkit.metadata_service"},
     "psycopg": {"flowkit.metadata_service"},
