@@ -220,6 +220,7 @@ def _take_over(
     session: Session, options: dict[str, Any], found: _Found, executor: LocalExecutor
 ) -> tuple[Runtime, Watcher]:
     """Become the owner of the run, find out how it stands, and put its runtime together."""
+    from flowkit.datastore.runs import read_run
     from flowkit.runtime.origin import read_origin
     from flowkit.runtime.ownership import held
     from flowkit.runtime.reattach import read_past
@@ -231,6 +232,8 @@ def _take_over(
     parts = prepare(session, options, storage, executor)
     lease = _own(session, storage, store, run)
     with _released_on_error(lease), held(lease):
+        if read_run(storage, flow, run) is None:  # looked at now that it is ours: see flowkit.upkeep.deletion
+            raise NotFound(f"run {flow}/{run} is being removed", f"the runs: {session.program} status")
         if _end_of(storage, flow, run) is not None:
             raise _Ended
         origin = read_origin(storage, flow, run)
@@ -246,7 +249,7 @@ def _take_over(
         past = read_past(storage, flow, run, lambda *place: place in origin.tasks, problems.append, started)
         missing = _missing_records(storage, flow, run, made, known)
         begun = _begun(session, storage, found)
-    write_run_id(options, flow, run, session.metadata)
+    write_run_id(options, flow, run, session.metadata, root=storage.root)
     watcher = watch(session, store, again=True)
     watcher.run_started(flow, run, None)
     for text in (*problems, f"Run {run} goes on: {made.cloned:,} of its tasks are done, {past} were under way."):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from flowkit.client.rebuild import rebuild
+from flowkit.client.rebuild import add_missing, rebuild
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.layout import aside_file, blob_file, last_run_file
 from flowkit.datastore.manifests import read_clones, read_manifest
@@ -289,24 +289,36 @@ class Check:
                 yield Finding("warning", path, f"it names a run that is not there: {text[:20]!r}", todo, self._repair)
 
     def _index(self, facts: dict[str, RunFacts], store: MetadataStore) -> Iterator[Finding]:
+        """Compare the index with the datastore; a service may also have the runs of other datastores."""
         known: set[str] = set()
         findings = []
+        ours = store.name != "service"
         for flow in store.flows():
             for run, state in _indexed(store, flow.flow):
                 name = f"{flow.flow}/{run}"
                 known.add(name)
                 each = facts.get(name)
-                if each is None or each.state == "deleted":
+                if each is not None and each.state in FINAL and state != each.state:
+                    findings.append((name, f"the index says that it is {state}, the datastore that it {_became(each)}"))
+                elif ours and (each is None or each.state == "deleted"):
                     findings.append((name, "the index has a run that the datastore has not"))
-                elif each.state in FINAL and state != each.state:
-                    findings.append((name, f"the index says that it is {state}, the datastore that it {each.state}"))
         for name, each in facts.items():
             if name not in known and each.state in (*FINAL, "unended"):
                 findings.append((name, "the index does not have it"))
-        if findings and self._repair:
-            rebuild(self._storage, store)
+        if self._repair and findings:
+            self._mend_index(store, ours, [name for name, _ in findings])
+        todo = "flowkit fsck --repair" + (", or flowkit metadata rebuild" if ours else "")
         for name, what in sorted(findings):
-            yield Finding("error", name, what, "flowkit metadata rebuild, or flowkit fsck --repair", self._repair)
+            yield Finding("error", name, what, todo, self._repair)
+
+    def _mend_index(self, store: MetadataStore, ours: bool, names: list[str]) -> None:
+        if ours:
+            rebuild(self._storage, store)
+            return
+        for name in names:
+            flow, _, run = name.partition("/")
+            store.forget(flow, run)
+            add_missing(self._storage, store, flow, run)
 
     def _left_over(self) -> Iterator[Finding]:
         try:
@@ -394,6 +406,10 @@ def _blocks(storage: Storage, path: str) -> Iterator[bytes]:
     while block := storage.read_range(path, offset, BLOCK):
         offset += len(block)
         yield block
+
+
+def _became(facts: RunFacts) -> str:
+    return "was cancelled" if facts.state == "cancelled" else facts.state
 
 
 def _todo(place: Place) -> str:
