@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         default_namespace,
         get_metadata,
         get_namespace,
+        inspect_spin,
         metadata,
         namespace,
     )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from flowkit.decorators.catch import catch
     from flowkit.decorators.environment import environment
     from flowkit.decorators.exit_hook import exit_hook
+    from flowkit.decorators.mutators import FlowMutator, StepMutator
     from flowkit.decorators.package import package
     from flowkit.decorators.parallel import parallel
     from flowkit.decorators.project import project
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from flowkit.decorators.timeout import timeout
     from flowkit.decorators.torchrun import pytorch_parallel
     from flowkit.decorators.trigger import trigger, trigger_on_finish
+    from flowkit.decorators.user_steps import USER_SKIP_STEP, UserStepDecorator, user_step_decorator
     from flowkit.exceptions import FlowkitError
     from flowkit.model.configs import Config, ConfigValue, config_expr
     from flowkit.model.flowspec import FlowSpec, step
@@ -62,16 +65,23 @@ if TYPE_CHECKING:
     from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
     from flowkit.plugins.yaml_files import yaml_parser
+    from flowkit.runner.executing import ExecutingRun, ExecutingTask
+    from flowkit.runner.notebook import NBRunner
+    from flowkit.runner.runner import Runner
     from flowkit.runtime.parallel_map import parallel_imap_unordered, parallel_map
     from flowkit.runtime.timing import profile
     from flowkit.version import __version__
 
 __all__ = [
     "S3",
+    "USER_SKIP_STEP",
     "Config",
     "ConfigValue",
     "DataArtifact",
+    "ExecutingRun",
+    "ExecutingTask",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flowkit",
     "FlowkitError",
@@ -85,13 +95,17 @@ __all__ = [
     "IncludeFile",
     "JSONType",
     "JSONTypeClass",
+    "NBRunner",
     "Parameter",
     "Run",
+    "Runner",
     "S3GetObject",
     "S3Object",
     "S3PutObject",
     "Step",
+    "StepMutator",
     "Task",
+    "UserStepDecorator",
     "__version__",
     "batch",
     "catch",
@@ -105,6 +119,7 @@ __all__ = [
     "exit_hook",
     "get_metadata",
     "get_namespace",
+    "inspect_spin",
     "kubernetes",
     "metadata",
     "namespace",
@@ -123,6 +138,7 @@ __all__ = [
     "timeout",
     "trigger",
     "trigger_on_finish",
+    "user_step_decorator",
     "yaml_parser",
 ]
 
@@ -134,6 +150,11 @@ _HOMES: dict[str, str] = {
     "JSONTypeClass": "flowkit.model.parameters",
     "Config": "flowkit.model.configs",
     "ConfigValue": "flowkit.model.configs",
+    "FlowMutator": "flowkit.decorators.mutators",
+    "StepMutator": "flowkit.decorators.mutators",
+    "UserStepDecorator": "flowkit.decorators.user_steps",
+    "user_step_decorator": "flowkit.decorators.user_steps",
+    "USER_SKIP_STEP": "flowkit.decorators.user_steps",
     "config_expr": "flowkit.model.configs",
     "yaml_parser": "flowkit.plugins.yaml_files",
     "IncludeFile": "flowkit.model.include_file",
@@ -166,11 +187,16 @@ _HOMES: dict[str, str] = {
     "default_namespace": "flowkit.client.namespace",
     "metadata": "flowkit.client.namespace",
     "get_metadata": "flowkit.client.namespace",
+    "inspect_spin": "flowkit.client.namespace",
     "default_metadata": "flowkit.client.namespace",
     "FlowkitError": "flowkit.exceptions",
     "parallel_imap_unordered": "flowkit.runtime.parallel_map",
     "parallel_map": "flowkit.runtime.parallel_map",
     "profile": "flowkit.runtime.timing",
+    "ExecutingRun": "flowkit.runner.executing",
+    "ExecutingTask": "flowkit.runner.executing",
+    "NBRunner": "flowkit.runner.notebook",
+    "Runner": "flowkit.runner.runner",
     "S3": "flowkit.plugins.aws.s3_client",
     "S3GetObject": "flowkit.plugins.aws.s3_objects",
     "S3Object": "flowkit.plugins.aws.s3_objects",

@@ -53,6 +53,7 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--namespace"], help="The namespace that the steps see."),
         click.Option(["--run-id-file"], type=click.Path(dir_okay=False), help="Write the run id there."),
         click.Option(["--runner-attribute-file"], type=click.Path(dir_okay=False), hidden=True),
+        click.Option(["--runner-arguments"], type=click.Path(dir_okay=False), hidden=True),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
         click.Option(
@@ -205,12 +206,14 @@ def _begin(
         request = request._replace(package=parts.package._asdict())
     run = begin(storage, definition, request, functools.partial(store.reserve, definition.name))
     plan: Plan | None = origin.plan if origin is not None else None
-    write_run_id(options, definition.name, run.record.run, session.metadata)
     watcher = watch(session, store, again=request.origin is not None, plain=options["debug"] is not None)
     watcher.run_started(definition.name, run.record.run, request.origin)
     transitions = plan.transitions if plan is not None else None
     runtime = assemble(session, options, storage, store, executor, run, watcher, parts, transitions=transitions)
     debugging.take_part(session, options, runtime, spawn)
+    runtime.begun = functools.partial(
+        write_run_id, options, definition.name, run.record.run, session.metadata, root=storage.root
+    )
     began = run.parameters
     runtime.add_records(
         [TaskRecord(definition.name, run.record.run, *PARAMETERS, "succeeded", 0, began.started, began.ended)]

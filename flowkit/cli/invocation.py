@@ -13,8 +13,8 @@ PLACE = ("datastore", "datastore_root", "metadata")
 """Options before the command that every command on the same runs needs again."""
 _NOT_AGAIN = frozenset(
     {
-        "quiet", "tags", "run_id_file", "runner_attribute_file", "plan", "json", "step_to_rerun", "detach", "reattach",
-        "config", "config_value",
+        "quiet", "tags", "run_id_file", "runner_attribute_file", "runner_arguments", "plan", "json", "step_to_rerun",
+        "detach", "reattach", "config", "config_value",
     }
 )  # fmt: skip
 """What belongs to one run or one command, and is not repeated when it is resumed."""

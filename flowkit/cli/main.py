@@ -35,6 +35,7 @@ COMMANDS: Table = {
     "dump": ("flowkit.cli.dump", "Show the artifacts of tasks."),
     "tag": ("flowkit.cli.tag", "Add, remove and list tags of runs."),
     "cancel": ("flowkit.cli.cancel", "Stop a run."),
+    "spin": ("flowkit.cli.spin", "Try out one step on the inputs of a past run."),
     "package": ("flowkit.cli.package", "Show the code that goes along to where steps run."),
     "batch": ("flowkit.cli.jobs", "List and kill jobs on AWS Batch."),
     "kubernetes": ("flowkit.cli.jobs", "List and kill jobs on Kubernetes."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import UsageError, did_you_mean
 from flowkit.model.definition import FlowDefinition
 from flowkit.model.parameters import JSONTypeClass, Parameter, ParameterContext
 
@@ -92,8 +92,30 @@ def read_given(definition: FlowDefinition, options: Mapping[str, Any]) -> dict[s
             values[name] = parameter.parse(text)
         except UsageError as error:
             wrong.append(error)
+    if options.get("runner_arguments") is not None:
+        _take(definition, options["runner_arguments"], values, wrong)
     _raise(wrong)
     return values
+
+
+def _take(definition: FlowDefinition, file: str, values: dict[str, Any], wrong: list[UsageError]) -> None:
+    """Add what a program gives (`flowkit.runner`): typed values in a file."""
+    import json
+
+    with open(file, encoding="utf-8") as arguments:
+        given: dict[str, Any] = json.load(arguments)
+    known = {spelling: name for name, each in definition.parameters.items() for spelling in (name, each.name)}
+    for spelling, value in given.items():
+        name = known.get(spelling) or known.get(spelling.replace("_", "-"))
+        if name is None:
+            told = ", ".join(sorted(each.name for each in definition.parameters.values())) or "none"
+            hint = did_you_mean(spelling, known) or f"its parameters: {told}"
+            wrong.append(UsageError(f"{definition.name} has no parameter '{spelling}'", hint))
+            continue
+        try:
+            values[name] = definition.parameters[name].take(value)
+        except UsageError as error:
+            wrong.append(error)
 
 
 def with_defaults(

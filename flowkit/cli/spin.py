@@ -81,7 +81,7 @@ def _spin(
         took = time.perf_counter() - began
         path = f"{session.definition.name}/{result.run}/{launch.ref}"
         options = {"run_id_file": run_id_file, "runner_attribute_file": runner_attribute_file}
-        write_run_id(options, session.definition.name, result.run, "spin", task=path)
+        write_run_id(options, session.definition.name, result.run, "spin", task=path, root=storage.root)
         if result.manifest is None:
             raise RunFailed(f"{launch.ref} failed", "nothing of the run was changed")
         _show(session, storage, kept, result)

@@ -37,6 +37,8 @@ def command(session: Session) -> click.Command:
         click.Option(["--kind"], type=click.Choice(["user", "fallback"]), default="user"),
         click.Option(["--gang"], type=click.IntRange(min=0), default=0, help="Nodes of the gang."),
         click.Option(["--node"], type=click.IntRange(min=0), default=None, help="Which node of the gang this is."),
+        click.Option(["--debug"], is_flag=True, help="Somebody looks on: without time limits."),
+        click.Option(["--pdb"], is_flag=True, help="Open the debugger where the step fails."),
     ]
     return click.Command("step", callback=callback, params=params, hidden=True, help="Run one task.")
 
@@ -52,6 +54,8 @@ def _run_step(
     kind: Any,
     gang: int,
     node: int | None,
+    debug: bool,
+    pdb: bool,
 ) -> int:
     import faulthandler
 
@@ -90,6 +94,8 @@ def _run_step(
         gang=gang,
     )
     config = task_config(storage, session.definition, manifest)
+    if debug:
+        return _debug(session, name, config, launch, pdb)
     return run_attempt(session.definition, config, launch, node, forked=False)
 
 

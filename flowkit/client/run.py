@@ -110,6 +110,17 @@ class Run(ClientObject):
         task = self.end_task
         return None if task is None else task.data
 
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook; nothing that a step made is loaded."""
+        from flowkit.client.page import run_page
+
+        metadata = self._connection.metadata
+        end = self.end_task
+        manifest = None if end is None else end._manifest
+        artifacts = {} if manifest is None else {**manifest.artifacts}
+        shown = {name: each for name, each in artifacts.items() if not name.startswith("_")}
+        return run_page(self.pathspec, self._now(), metadata.steps(self._path.flow, self.id), shown)
+
     @property
     def end_task(self) -> Task | None:
         """The task of the last step; None where the run did not get there."""

@@ -79,9 +79,14 @@ class IncludeFile(Parameter):
         path = super().resolve_default(context)
         return None if path is None else self.parse(path)
 
-    def _from_default(self, value: Any) -> Any:
+    def take(self, value: Any) -> Any:
+        """Return the content of the file that a program names."""
+        path = self._typed(value, "got")
+        return None if path is None else self.parse(path)
+
+    def _typed(self, value: Any, lead: str = "its default is") -> Any:
         if value is not None and not isinstance(value, str):
-            raise self._wrong(value, "its default is")
+            raise self._wrong(value, lead)
         return value
 
     def _read(self, path: str) -> bytes:

@@ -215,6 +215,16 @@ class Parameter:
             return text.split(self.separator) if text else []
         return self._convert(text)
 
+    def take(self, value: Any) -> Any:
+        """Return the value that a program gives: of the parameter's type, or a text that stands for one.
+
+        Raises
+        ------
+        UsageError
+            If it is not a value of the parameter's type.
+        """
+        return self._typed(value, "got")
+
     def resolve_default(self, context: ParameterContext) -> Any:
         """Return the default, calling it where it is a callable.
 
@@ -224,7 +234,7 @@ class Parameter:
             If the callable raises, or returns a value of another type.
         """
         if not callable(self.default) or _is_enum(self.default):
-            return self._from_default(self.default)
+            return self._typed(self.default)
         try:
             value = self.default(context)
         except Exception as error:
@@ -232,31 +242,31 @@ class Parameter:
                 f"the default of parameter '{self.name}' cannot be computed: {type(error).__name__}: {error}",
                 f"it is the function '{getattr(self.default, '__name__', self.default)}'",
             ) from error
-        return self._from_default(value)
+        return self._typed(value)
 
-    def _from_default(self, value: Any) -> Any:
+    def _typed(self, value: Any, lead: str = "its default is") -> Any:
         if value is None:
             return None
         if isinstance(value, str) and (self.separator is not None or self.type is not str):
             try:
                 return self.parse(value)
             except UsageError as error:
-                raise self._wrong(value, "its default is", error.hint) from None
+                raise self._wrong(value, lead, error.hint) from None
         if self.separator is not None or isinstance(self.type, JSONTypeClass):
             return list(value) if isinstance(value, tuple) else value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if self.type in (str, int, float, bool):
             if not isinstance(value, self.type) or (isinstance(value, bool) and self.type is not bool):
-                raise self._wrong(value, "its default is")
+                raise self._wrong(value, lead)
             return value
         if isinstance(self.type, (list, tuple)) and value not in self.type:
-            raise self._wrong(value, "its default is")
+            raise self._wrong(value, lead)
         return value
 
     def _check_default(self) -> None:
         if self.default is not None and not (callable(self.default) and not _is_enum(self.default)):
-            self._from_default(self.default)
+            self._typed(self.default)
 
     def _convert(self, text: str) -> Any:
         kind = self.type

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,8 @@ class Runtime:
         self._detach = detach
         self._answers = answers
         self._asking = False
+        self.begun: Callable[[], None] | None = None
+        """Called when the index knows the run and signals stop it, before anything starts."""
         self.left: str | None = None
         """Why this runtime has let go of the run while it goes on elsewhere."""
         # What is waited for, a retry's pause included, goes by a clock that nobody sets.
@@ -145,6 +147,8 @@ class Runtime:
     def _loop(self, wakeup: int) -> None:
         self._notices(self.scheduler.start())
         self._index.flush()  # before anything starts: a run that has results is one that the index knows
+        if self.begun is not None:
+            self.begun()
         if self._catch_up is not None:
             self._catch_up.report = self._report_failure
             self._catch_up.begin(self.executors, now=self._now())

@@ -109,6 +109,7 @@ def test_what_is_kept_is_a_spin_and_no_run(spun):
         "run_id": facts["run_id"],
         "flow_name": "SpinFlow",
         "metadata": "spin",
+        "root": str(spun.path / ".flowkit"),
         "task": f"SpinFlow/{facts['run_id']}/join/0",
     }
     assert f"kept as {facts['task']}" in told
