@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-from flowkit.exceptions import UsageError
-from flowkit.metadata_service.migrations import Opener, migrate
+from flowkit.metadata_service.migrations import migrate
+from flowkit.metadata_service.schemas import sqlite_folder
 from flowkit.metadata_service.store import ServiceStore
-
-_POSTGRESQL = ("postgresql://", "postgres://")
-_SQLITE = "sqlite:///"
 
 
 def open_store(database: str, *, heartbeat_interval: float = 10.0, pool: int = 10) -> ServiceStore:
@@ -45,35 +40,3 @@ def open_store(database: str, *, heartbeat_interval: float = 10.0, pool: int = 1
     from flowkit.metadata_service.postgresql import PostgresqlStore
 
     return PostgresqlStore(database, heartbeat_interval=heartbeat_interval, pool=pool)
-
-
-def opener(database: str) -> Opener:
-    """Return what opens a database to be migrated."""
-    folder = sqlite_folder(database)
-    if folder is not None:
-        from flowkit.metadata_service.sqlite_schema import opened
-
-        return lambda check: opened(folder, check)
-    from flowkit.metadata_service.postgresql_schema import opened as opened_postgresql
-
-    return lambda check: opened_postgresql(database, check)
-
-
-def sqlite_folder(database: str) -> str | None:
-    """Return the folder of an SQLite database; None for PostgreSQL.
-
-    Raises
-    ------
-    UsageError
-        If it is neither; the text is not repeated, since it may hold a password.
-    """
-    if database.startswith(_POSTGRESQL):
-        return None
-    if database.startswith(_SQLITE) and len(database) > len(_SQLITE):
-        return os.path.expanduser(database[len(_SQLITE) :])
-    if not database or "://" in database or database.startswith("sqlite:"):
-        kind = database.partition(":")[0]
-        raise UsageError(
-            f"the database of kind '{kind}' is not known", "sqlite:///<folder>, or postgresql://user@host/name"
-        )
-    return os.path.expanduser(database)

@@ -6,13 +6,14 @@ newer program, and refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from flowkit.exceptions import StoreError
 from flowkit.metadata import sql as shared
 from flowkit.metadata_service import sql
+from flowkit.metadata_service.schemas import Opened, sqlite_folder
 from flowkit.metadata_service.sql import Words
 
 
@@ -40,22 +41,6 @@ class Migration(NamedTuple):
         return bool(self.statements)
 
 
-class Opened(Protocol):
-    """A database in one transaction, with nobody else migrating it."""
-
-    words: Words
-    shown: str
-
-    def run(self, statement: str) -> None:
-        """Carry out a statement."""
-
-    def numbers(self) -> dict[str, int] | None:
-        """Return the numbers that it has; None where there are no tables."""
-
-    def finish(self) -> None:
-        """Do what is to be done at every start."""
-
-
 def migrate(database: str, *, check: bool = False) -> Migration:
     """Bring a database up to date.
 
@@ -76,9 +61,7 @@ def migrate(database: str, *, check: bool = False) -> Migration:
     StoreError
         If it cannot be opened, or is newer than this program.
     """
-    from flowkit.metadata_service.databases import opener
-
-    with opener(database)(check) as opened:
+    with _opened(database, check) as opened:
         plan = _plan(opened)
         if not check:
             _carry_out(opened, plan)
@@ -90,7 +73,15 @@ def sql_of(database: str) -> list[str]:
     return list(migrate(database, check=True).statements)
 
 
-Opener = Callable[[bool], AbstractContextManager[Opened]]
+def _opened(database: str, check: bool) -> AbstractContextManager[Opened]:
+    folder = sqlite_folder(database)
+    if folder is not None:
+        from flowkit.metadata_service import sqlite_schema
+
+        return sqlite_schema.opened(folder, check)
+    from flowkit.metadata_service import postgresql_schema
+
+    return postgresql_schema.opened(database, check)
 
 
 def _plan(opened: Opened) -> Migration:
@@ -125,24 +116,3 @@ def _carry_out(opened: Opened, plan: Migration) -> None:
     for statement in plan.statements:
         opened.run(statement)
     opened.finish()
-
-
-@contextmanager
-def nothing_there(words: Words, shown: str) -> Iterator[Opened]:
-    """Stand in for a database that does not exist yet and is only looked at."""
-    yield _Nothing(words, shown)
-
-
-class _Nothing:
-    def __init__(self, words: Words, shown: str) -> None:
-        self.words = words
-        self.shown = shown
-
-    def run(self, statement: str) -> None:
-        raise AssertionError("only looked at")
-
-    def numbers(self) -> dict[str, int] | None:
-        return None
-
-    def finish(self) -> None:
-        raise AssertionError("only looked at")

@@ -38,6 +38,7 @@ _TRIES = 8
 _TYPES = {"text": "text", "float": "float8", "int": "bigint"}
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 """Two did the same at once: the second one does it again, and then sees what the first one did."""
+_BAD_VALUES = (UnicodeEncodeError, OverflowError, errors.DataError, errors.IntegrityError)
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _LOOK = f"""SELECT coalesce((SELECT max(event_id) FROM events), 0),
@@ -143,7 +144,7 @@ class PostgresqlStore(RecordTables, ForeignTables, LedgerTables):
             _undo(connection)
             if isinstance(error, _AGAIN):
                 raise _Again("two writers were in each other's way too often", "try again") from error
-            if isinstance(error, (UnicodeEncodeError, OverflowError, errors.DataError, errors.IntegrityError)):
+            if isinstance(error, _BAD_VALUES):
                 raise UsageError(f"the database cannot hold a value: {_line(error)}") from error
             if isinstance(error, psycopg.Error):
                 explained = self._address.explained(error)

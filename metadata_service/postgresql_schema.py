@@ -10,7 +10,7 @@ import psycopg
 from flowkit.exceptions import StoreError
 from flowkit.metadata_service import sql
 from flowkit.metadata_service.connections import OLDEST, Address, Connection
-from flowkit.metadata_service.migrations import Opened
+from flowkit.metadata_service.schemas import Opened
 
 _LOCK = 0x464C4B53
 """The advisory lock of whoever migrates."""

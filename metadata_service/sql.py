@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from flowkit.exceptions import UsageError
 from flowkit.metadata import sql
 from flowkit.metadata.sql import Dialect, Value
 
@@ -422,11 +423,19 @@ AUDITED = "SELECT entry_key, entry FROM audit_log"
 
 
 def in_columns(shape: Shape, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Return given rows column by column, each value of its column's type."""
+    """Return given rows column by column, each number of its column's type.
+
+    Raises
+    ------
+    UsageError
+        If there is something else where a number should be.
+    """
     columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in shape]
-    for place, (_, kind) in enumerate(shape):
-        if kind == "float":
-            columns[place] = [None if value is None else float(value) for value in columns[place]]
-        elif kind == "int":
-            columns[place] = [None if value is None else int(value) for value in columns[place]]
+    for place, (name, kind) in enumerate(shape):
+        if kind != "text":
+            number = float if kind == "float" else int
+            try:
+                columns[place] = [None if value is None else number(value) for value in columns[place]]
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{name} is a number: {error}") from error
     return columns

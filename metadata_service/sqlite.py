@@ -74,6 +74,7 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
         self._kept = readers
         self._closed = False
         with explained(self.path):
+            self._opened = _identity(self.path)
             self._writer = connect(self.path)
         self._wakers = Wakers(self._watch)
 
@@ -122,6 +123,7 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
     def _begin(self) -> _Group:
         if self._closed:
             raise StoreError("the metadata store was closed already")
+        self._check_file()
         if self._group is None:
             patiently(lambda: self._writer.execute("BEGIN IMMEDIATE"), self.path, self.patience)
             self._group = _Group()
@@ -180,7 +182,15 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
             finally:
                 self._give_back(db)
 
+    def _check_file(self) -> None:
+        """Refuse to go on with a file that has not its name any more: what is written to it would be lost."""
+        if _identity(self.path) != self._opened:
+            raise StoreError(
+                f"{self.path} was removed or replaced while the service runs", "stop the service, then begin it again"
+            )
+
     def _take_reader(self) -> sqlite3.Connection:
+        self._check_file()
         with self._count:
             if self._closed:
                 raise StoreError("the metadata store was closed already")
@@ -353,13 +363,25 @@ def explained(path: str) -> Iterator[None]:
         raise UsageError(f"the database cannot hold a value: {error}") from error
     except sqlite3.IntegrityError as error:
         raise UsageError(f"the database refuses a value: {error}") from error
-    except sqlite3.ProgrammingError:
+    except (sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+        if "bind" in str(error):
+            raise UsageError(f"the database cannot hold a value: {error}") from error
+        if "closed" in str(error):
+            raise StoreError("the metadata store was closed already") from error
         raise
     except sqlite3.DatabaseError as error:
         text = str(error)
         if not isinstance(error, sqlite3.OperationalError) or "malformed" in text or "no such" in text:
             raise DamagedDatabase(f"the service's database {path} is damaged: {text}", "restore a backup") from error
         raise StoreError(f"the service's database {path} does not work: {text}") from error
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _quoted(path: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 from flowkit.exceptions import StoreError
 from flowkit.metadata_service import sql
-from flowkit.metadata_service.migrations import Opened, nothing_there
+from flowkit.metadata_service.schemas import Opened, nothing_there
 from flowkit.metadata_service.sqlite import APPLICATION_ID, FILE, PATIENCE, connect, explained, patiently, prepare
 
 _LONG = 60.0

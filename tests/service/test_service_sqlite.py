@@ -229,6 +229,16 @@ def test_what_names_no_database_is_refused_without_repeating_it(text: str) -> No
     assert "hush" not in str(caught.value)
 
 
+def test_a_file_that_was_replaced_is_not_written_to_any_more(store: SqliteStore) -> None:
+    store.register([RUN])
+    os.rename(store.path, f"{store.path}.away")
+    for action in (store.ping, lambda: store.register([task("0")])):
+        with pytest.raises(StoreError, match="removed or replaced"):
+            action()
+    os.rename(f"{store.path}.away", store.path)
+    assert store.register([task("0")])
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
