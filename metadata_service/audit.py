@@ -7,7 +7,6 @@ A service that is killed loses what it collected in its last second from the dat
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -84,8 +83,8 @@ class Audit:
             From where it came.
         """
         entry = {"when": time.time(), "who": who, "action": action, "what": what, "status": status, "from": address}
-        # JSON in ASCII: nothing that somebody sent can end a line, or look like another one.
-        logger.info("audit %s", json.dumps(entry))
+        # As fields, which become JSON in ASCII: nothing that somebody sent can end a line, or look like another one.
+        logger.info("audit", extra={"fields": entry})
         key = (who, action, what, status)
         with self._lock:
             same = self._waiting.get(key)

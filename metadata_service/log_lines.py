@@ -86,7 +86,10 @@ class LineWriter:
 
 
 class JsonLines(logging.Handler):
-    """Hands log records to a `LineWriter` as ``time, level, message``, and ``traceback`` where there is one."""
+    """Hands log records to a `LineWriter` as ``time, level, message``, and ``traceback`` where there is one.
+
+    A record's `fields` (``extra={"fields": {…}}``) are told under their names.
+    """
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -96,6 +99,7 @@ class JsonLines(logging.Handler):
         """Let a record wait to be written."""
         try:
             line = {**_head(record.levelname.lower(), record.created), "message": record.getMessage()}
+            line = {**getattr(record, "fields", {}), **line}
             if record.exc_info and record.exc_info[1] is not None:
                 line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         except Exception:  # the border of logging: a broken message must not break what it tells of

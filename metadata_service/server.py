@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -23,7 +23,7 @@ from flowkit.metadata_service.guard import Guard
 from flowkit.metadata_service.listening import BACKLOG, check_tls, listen, raise_file_limit, url_of
 from flowkit.metadata_service.log_lines import LineWriter, access_log, log_to
 from flowkit.metadata_service.metaflow_settling import Settling
-from flowkit.metadata_service.metrics import Metrics
+from flowkit.metadata_service.metrics import Application, Message, Metrics
 from flowkit.metadata_service.migrations import Migration, migrate
 from flowkit.metadata_service.protocol import patient_protocol
 from flowkit.metadata_service.service import Service
@@ -81,14 +81,14 @@ class Server:
             stack.callback(writer.close)
             log_to(writer, settings.log_level)
             service = stack.enter_context(self.running())
-            app: Any = make_app(service)
-            if settings.access_log:
-                app = access_log(writer)(app)
+            app = make_app(service)
+            logged = access_log(writer)(app) if settings.access_log else app
             raise_file_limit()
             url = url_of(listener, settings.host, settings.tls_certificate is not None)
             self._nobody_may = settings.guarded and settings.oidc_issuer is None and not service.store.tokens()
             server = _Uvicorn(
-                _uvicorn_config(app, settings),
+                _uvicorn_config(logged, settings),
+                warm=lambda: first_request(app),
                 ready=lambda: ready(url) if ready is not None else None,
                 stopping=service.broadcaster.stop,
             )
@@ -114,14 +114,23 @@ class Server:
         place = rest.rpartition("@")[2].partition("?")[0]
         return f"PostgreSQL at {place}" if separator else "SQLite"
 
+    def variables(self, url: str) -> dict[str, str]:
+        """Return the environment variables with which flows record their runs here."""
+        found = {"FLOWKIT_METADATA": "service", "FLOWKIT_SERVICE_URL": url}
+        if self.configuration.guarded:
+            found["FLOWKIT_SERVICE_TOKEN"] = "…"
+        return found
+
     def remarks(self) -> list[str]:
         """Return what whoever started it should know, line by line."""
         settings = self.configuration
         found = []
         if self._nobody_may:
-            found.append("Nobody may call it yet: flowkit service token create NAME makes a token.")
+            found.append("Nobody may call it yet: flowkit service token create NAME (on the same database) makes a token.")
         if settings.insecure and not settings.loopback:
             found.append("It serves everybody who can reach it (--insecure): who calls is not asked.")
+        if settings.host in ("0.0.0.0", "::") and not settings.allowed_hosts:
+            found.append("It answers to the addresses of this machine; for its names give --allow-host NAME.")
         if settings.guarded and not settings.loopback and settings.tls_certificate is None:
             found.append("Tokens travel unencrypted: give --tls-certificate, or put a proxy with TLS in front of it.")
         return found
@@ -148,13 +157,21 @@ class Server:
 class _Uvicorn(uvicorn.Server):
     """Tells when it answers; ends streams first when it stops; a stop that was asked for is no failure."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object], stopping: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        warm: Callable[[], Awaitable[None]],
+        ready: Callable[[], object],
+        stopping: Callable[[], object],
+    ) -> None:
         super().__init__(config)
+        self._warm = warm
         self._ready = ready
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        await self._warm()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -179,6 +196,30 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+async def first_request(app: Application) -> None:
+    """Ask an application for something, so that nobody else's request waits for what the first one has to set up.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not answer as it should: better now than when somebody needs it.
+    """
+    status = 0
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    where = {"method": "GET", "path": "/ping", "raw_path": b"/ping", "query_string": b"", "root_path": ""}
+    who = {"scheme": "http", "http_version": "1.1", "headers": [(b"host", b"localhost")], "client": None}
+    await app({"type": "http", "asgi": {"version": "3.0"}, **where, **who, "server": None, "state": {}}, receive, send)
+    if status != 200:
+        raise RuntimeError(f"the service answers {status} to /ping")
 
 
 def check_exposure(settings: Configuration) -> None:

@@ -191,7 +191,8 @@ def _teller(console: Console, server: Any) -> Callable[[str], None]:
 
     def told(url: str) -> None:
         console.say(f"Serving on {url} from {server.shown_database}. Ctrl-C stops it.")
-        console.say(f"Record runs here: FLOWKIT_METADATA=service FLOWKIT_SERVICE_URL={url} python flow.py run")
+        variables = " ".join(f"{name}={value}" for name, value in server.variables(url).items())
+        console.say(f"Record runs here: {variables} python flow.py run")
         for remark in server.remarks():
             console.say(remark)
         console.flush()
