@@ -95,7 +95,10 @@ def make_plan(storage: Storage, store: MetadataStore, rules: Rules, now: float) 
     plan = Plan(runs={facts.name: facts for facts in census(storage)})
     doomed: dict[str, Doomed] = {}
     for flow, runs in groupby(sorted(plan.runs.values(), key=lambda facts: facts.flow), lambda facts: facts.flow):
-        for facts, why in _of_flow(list(runs), rules.of(flow), now):
+        rule = rules.of(flow)
+        for facts, why in _of_flow(list(runs), rule, now):
+            if not facts.unfinished and not _tagged_as_asked(store, facts, rule):
+                continue
             alive = None if facts.state == "deleted" else why_alive(storage, store, facts, now)
             if alive is None:
                 doomed[facts.name] = Doomed(facts, why)
@@ -177,6 +180,15 @@ def _of_flow(runs: list[RunFacts], rule: Rule, now: float) -> Iterator[tuple[Run
     for facts, why in chosen(runs, rule):
         if old_enough(facts, rule, now):
             yield facts, why
+
+
+def _tagged_as_asked(store: MetadataStore, facts: RunFacts, rule: Rule) -> bool:
+    """Whether the index agrees on the tags of a run that would go: a service may have changed them since."""
+    if not rule.keep_tags and not rule.only_tags:
+        return True
+    known = store.run(facts.flow, facts.run)
+    tags = set() if known is None else {*known.tags, *known.system_tags}
+    return known is None or (not tags & set(rule.keep_tags) and tags >= set(rule.only_tags))
 
 
 def _readers(storage: Storage, stay: list[RunFacts], doomed: dict[str, Doomed]) -> Iterator[tuple[str, str]]:

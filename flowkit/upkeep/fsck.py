@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from flowkit.client.rebuild import add_missing, rebuild
+from flowkit.client.rebuild import add_missing, rebuild, run_from_datastore
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.layout import aside_file, blob_file, last_run_file
 from flowkit.datastore.manifests import read_clones, read_manifest
@@ -317,8 +317,11 @@ class Check:
             return
         for name in names:
             flow, _, run = name.partition("/")
-            store.forget(flow, run)
-            add_missing(self._storage, store, flow, run)
+            record = run_from_datastore(self._storage, flow, run)
+            if record is not None and store.run(flow, run) is not None:
+                store.write([record])
+            else:
+                add_missing(self._storage, store, flow, run)
 
     def _left_over(self) -> Iterator[Finding]:
         try:

@@ -66,7 +66,8 @@ class World:
     def begin(self, ago: float = 2 * DAY, origin: str | None = None, **fields: Any) -> str:
         record = {"user": "ada", "created": time.time() - ago, "origin": origin, **fields}
         run = claim_run(self.storage, FLOW, record)
-        self.store.write([RunRecord(FLOW, run, "ada", "running", record["created"], origin=origin)])
+        tags = tuple(fields.get("tags", ()))
+        self.store.write([RunRecord(FLOW, run, "ada", "running", record["created"], origin=origin, tags=tags)])
         return run
 
     def commit(self, run: str, step: str, task: str = "0", **values: str) -> Manifest:
@@ -204,10 +205,24 @@ def test_rules(world: World, rule: Rule, expected: list[str]) -> None:
     world.run("a", "failed", ago=100 * DAY)
     world.run("b", tags=("t",), ago=90 * DAY)
     write_tags(world.storage, FLOW, "2", ["paper"])
+    world.store.change_tags(FLOW, "2", ["paper"], ["t"])
     world.run("c", "failed", ago=10 * DAY)
     world.run("d", ago=5 * DAY)
     assert gone(world, Rules(rule)) == expected
     assert world.runs() == [run for run in ("1", "2", "3", "4") if run not in expected]
+
+
+def test_tags_that_only_the_index_knows_of_count(world: World) -> None:
+    """A service changes tags without the datastore."""
+    world.run("a")
+    world.run("b", tags=("trash",))
+    world.store.change_tags(FLOW, "1", ["paper"], [])
+    assert gone(world, Rules(Rule(keep=0, keep_tags=("paper",)))) == ["2"]
+    world.run("c", tags=("trash",))
+    world.store.change_tags(FLOW, "3", [], ["trash"])
+    assert gone(world, Rules(Rule(only_tags=("trash",)))) == []
+    world.store.change_tags(FLOW, "3", ["trash"], [])
+    assert gone(world, Rules(Rule(only_tags=("trash",)))) == ["3"]
 
 
 def test_rules_of_one_flow(world: World) -> None:
