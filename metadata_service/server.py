@@ -126,7 +126,7 @@ class Server:
         settings = self.configuration
         found = []
         if self._nobody_may:
-            found.append("Nobody may call it yet: flowkit service token create NAME (on the same database) makes a token.")
+            found.append("Nobody may call it yet: make a token on this database, flowkit service token create NAME.")
         if settings.insecure and not settings.loopback:
             found.append("It serves everybody who can reach it (--insecure): who calls is not asked.")
         if settings.host in ("0.0.0.0", "::") and not settings.allowed_hosts:
