@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from flowkit.metadata.records import OutputRecord, Record, RunRecord
+from flowkit.metadata.sql import plain_text
 from flowkit.settings import state_folder
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -97,7 +98,18 @@ def line_of(record: Record) -> Line:
     if kind == "output":
         for name in ("artifacts", "reads"):
             fields[name] = fields[name][:MOST_ARTIFACTS]
-    return Line(kind, what, attempt, json.dumps({"kind": kind, **fields}, separators=(",", ":")))
+    text = json.dumps({"kind": kind, **fields}, separators=(",", ":"))
+    if "\\ud" in text or "\\u0000" in text:  # perhaps no UTF-8, or a NUL, which no service takes
+        text = json.dumps({"kind": kind, **_plain(fields)}, separators=(",", ":"))
+    return Line(kind, what, attempt, text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def newest(lines: Iterable[Line], *, attempts: bool = True) -> list[Line]:

@@ -15,11 +15,13 @@ from flowkit.datastore.storage import Storage
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "service")]
 
+from served_metadata import served_service_fixture  # noqa: E402
 from service_databases import database_fixture, postgresql_fixture, postgresql_server_fixture  # noqa: E402
 
 postgresql_server = postgresql_server_fixture
 postgresql = postgresql_fixture
 database = database_fixture
+served_service = served_service_fixture
 
 
 @pytest.fixture(params=["local", "durable", "memory", "s3"])
