@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
     from flowkit.metadata.store import MetadataStore
 
-_MUTABLE = frozenset({"flowkit.model.configs", "flowkit.decorators.mutators", "flowkit.decorators.user_steps"})
+_MUTABLE = frozenset({"flowkit.model.configs", "flowkit.decorators.mutators"})
 """A flow has configs or mutators only where one of these modules was imported."""
 
 
@@ -71,8 +72,6 @@ class Session:
     @property
     def dynamic(self) -> bool:
         """Whether the flow is another one once its configs are known and its mutators have acted."""
-        import sys
-
         return bool(self.definition.configs) or not _MUTABLE.isdisjoint(sys.modules)
 
     def settle(self, configs: Mapping[str, Any]) -> None:
@@ -106,6 +105,12 @@ class Session:
 
         self.decospecs = tuple(dict.fromkeys((*self.decospecs, *decospecs)))
         attach(self.definition, self.decospecs)
+        if "flowkit.decorators.mutators" in sys.modules:
+            from flowkit.decorators.mutable import mutate
+
+            problems = mutate(self.definition)
+            if problems:
+                raise FlowInvalid(problems)
         marks = {each.name for step in self.definition.steps.values() for each in step.decorators if each.gang}
         problems = lint(self.definition.graph, marks)
         problems += configure_all(self.definition, self.options)

@@ -83,7 +83,7 @@ class _Mark(Generic[_Class]):
     def _make(self, attributes: Mapping[str, Any], location: Location) -> tuple[Any, list[Problem]]:
         known = {key: value for key, value in attributes.items() if not waits_for_configs(value)}
         try:
-            made = self.decorator(known, location=location)
+            made = self.decorator.make(known, location=location)
             made.written = attributes
             return made, []
         except FlowInvalid as error:
@@ -151,7 +151,8 @@ class FlowMark(_Mark[type[FlowDecorator]]):
             target.decorator_problems = [problem, *getattr(target, "decorator_problems", ())]
             return target
         made, problems = self._make(attributes, location)
-        present: Sequence[Any] = target.__dict__.get("_flow_decorators", ())
+        held = "_flow_mutators" if self.decorator.mutates else "_flow_decorators"
+        present: Sequence[Any] = target.__dict__.get(held, ())
         if made is not None and not made.multiple and any(item.name == name for item in present):
             problems.append(
                 Problem(f"the flow {target.__name__} has @{name} twice", location, "keep one, with all its attributes")
@@ -159,7 +160,7 @@ class FlowMark(_Mark[type[FlowDecorator]]):
         if problems:
             target._decorator_problems = [*problems, *target.__dict__.get("_decorator_problems", ())]  # type: ignore[attr-defined]
         else:
-            target._flow_decorators = [made, *present]  # type: ignore[attr-defined]
+            setattr(target, held, [made, *present])
         return target
 
 
@@ -277,7 +278,7 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
     wanted: dict[str, list[tuple[type[StepDecorator], dict[str, Any]]]] = {}
     for text in specs:
         name, attributes = parse_decospec(text)
-        found = _load(name, origin)
+        found = find_decorator(name, origin)
         if not (isinstance(found, type) and issubclass(found, StepDecorator)):
             raise UsageError(f"{origin} {name}: it is not a decorator of steps")
         earlier = wanted.setdefault(name, [])
@@ -289,9 +290,17 @@ def attach(definition: FlowDefinition, specs: Sequence[str], origin: str = "--wi
             if step.decorator(name) is None and not (_is_service(chosen[0][0]) and services(step)):
                 for found, attributes in chosen:
                     if found.fits(definition.graph[step.name]):
-                        made = found(attributes, inserted_by=origin)
-                        # The one that swallows errors goes around all others, any other one inside them.
-                        step.decorators.insert(0 if found.outermost else len(step.decorators), made)
+                        place(step.decorators, found.make(attributes, inserted_by=origin))
+
+
+def place(decorators: list[Any], made: Any) -> None:
+    """Put a decorator among those of a step that stand in the source.
+
+    The one that swallows errors goes around all others. Any other one goes inside them, and about those that users
+    write: these see an environment, secrets and errors as the step does.
+    """
+    users = (position for position, decorator in enumerate(decorators) if decorator.users)
+    decorators.insert(0 if made.outermost else next(users, len(decorators)), made)
 
 
 def services(step: StepDefinition) -> list[str]:
@@ -310,18 +319,47 @@ def _is_service(decorator: type[StepDecorator]) -> bool:
     return asks and name in registry.names("backends")
 
 
-def _load(name: str, origin: str) -> Any:
-    from flowkit import registry
-    from flowkit.exceptions import NotFound, UsageError
+def find_decorator(name: str, origin: str = "", *, flow: bool = False) -> Any:
+    """Return the class of decorators of a name: a built-in one, a user's that was imported, or a package's.
 
+    Parameters
+    ----------
+    name : str
+        For example ``retry``; a user's also with its module, ``monitors.Timing``.
+    origin : str
+        Who asks, for messages.
+    flow : bool
+        Whether it is for a flow and not for its steps.
+
+    Raises
+    ------
+    UsageError
+        If nothing has the name, or several things have it.
+    """
+    from flowkit import registry
+    from flowkit.exceptions import NotFound, UsageError, did_you_mean
+
+    kind = "flow_decorators" if flow else "decorators"
+    lead = f"{origin} {name}: ".lstrip() if origin else ""
+    users = sys.modules.get("flowkit.decorators.user_steps")  # only a flow that has some loads them
+    if users is not None and name not in registry.TABLES[kind]:
+        found = users.registered(name)
+        if len(found) > 1:
+            places = ", ".join(sorted(f"{each.__module__}.{each.__qualname__}" for each in found))
+            raise UsageError(f"{lead}several decorators are called '{name}'", f"write which one: {places}")
+        if found:
+            return found[0]
     try:
-        return registry.load("decorators", name)
+        return registry.load(kind, name)
     except NotFound as error:
-        if name in registry.TABLES["flow_decorators"]:
+        other = "decorators" if flow else "flow_decorators"
+        if name in registry.TABLES[other]:
             raise UsageError(
-                f"{origin} {name}: @{name} is for the flow, not for its steps", "write it above the class"
+                f"{lead}@{name} is for {'the steps of a flow' if flow else 'the flow, not for its steps'}",
+                "write it above @step" if flow else "write it above the class",
             ) from None
-        raise UsageError(f"{origin} {name}: {error.headline}", error.hint) from None
+        near = did_you_mean(name, users.registered_names()) if users is not None else None
+        raise UsageError(f"{lead}{error.headline}", near or error.hint) from None
 
 
 def written_problems(definition: FlowDefinition) -> list[Problem]:

@@ -88,6 +88,10 @@ class ExecutorRequest(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
 
 
+def _no_next(options: Mapping[str, Any], *, only_missing: bool = False) -> None:
+    """Stands where no task is running."""
+
+
 @dataclass(slots=True)
 class TaskContext:
     """What a decorator sees of the task that it wraps.
@@ -132,6 +136,11 @@ class TaskContext:
     """For a task of a gang: ``size``, ``node`` (its index), ``control_task`` (a task id) and ``main_ip``."""
     policy: Attempts | None = None
     """What all decorators of the step say about attempts."""
+    body: Callable[[], None] | None = None
+    """What runs instead of the step, where a decorator says so."""
+    change_next: Callable[..., None] = _no_next
+    """``change_next({"num_parallel": 4})`` does what the step's ``self.next`` would have done, or did, with some of its
+    options changed; ``only_missing=True`` leaves a call alone that the step has made."""
     secret: list[str] = field(default_factory=list)
     """Every value that was given to `hide`."""
 
@@ -201,9 +210,14 @@ class Decorator:
         self.inserted_by = inserted_by
         self.location = location
 
+    @classmethod
+    def make(cls, attributes: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Return a decorator; of a class that users call to decorate, this is the way to an object of it."""
+        return cls(attributes, **options)
+
     def settled(self, attributes: Mapping[str, Any]) -> Any:
         """Return the same decorator with other attributes: those that waited for configs are known."""
-        return type(self)(attributes, inserted_by=self.inserted_by, location=self.location)
+        return type(self).make(attributes, inserted_by=self.inserted_by, location=self.location)
 
     def problem(self, headline: str, hint: str | None = None) -> Problem:
         """Return a problem at the place where the decorator stands."""
@@ -226,6 +240,8 @@ class Decorator:
 class StepDecorator(Decorator):
     """A decorator of one step."""
 
+    users: ClassVar[bool] = False
+    """Whether a user has written it, as a `flowkit.decorators.user_steps.UserStepDecorator`."""
     outermost: ClassVar[bool] = False
     """Whether ``--with`` puts it around the decorators that stand in the source, and not inside them."""
     gang: ClassVar[bool] = False

@@ -7,22 +7,13 @@ same with the same configs, so that all have the same flow.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from flowkit.exceptions import FlowInvalid, Problem, UsageError
 from flowkit.model.definition import FlowDefinition
-from flowkit.model.parameters import waits_for_configs
-
-
-def needs_settling(definition: FlowDefinition) -> bool:
-    """Whether the flow is another one when its configs are known: it has configs, or mutators."""
-    return bool(
-        definition.configs
-        or definition.mutators
-        or any(decorator.mutates for step in definition.steps.values() for decorator in step.decorators)
-        or any(parameter.waiting is not None for parameter in definition.parameters.values())
-    )
+from flowkit.model.parameters import duplicate_names, waits_for_configs
 
 
 def settle(definition: FlowDefinition, stored: Mapping[str, Any]) -> None:
@@ -53,12 +44,38 @@ def settle(definition: FlowDefinition, stored: Mapping[str, Any]) -> None:
     for name, value in definition.constants.items():
         if waits_for_configs(value):
             changed[name] = definition.constants[name] = _plain(_settled(value, definition, problems))
+    before = dict(definition.parameters)
+    if "flowkit.decorators.mutators" in sys.modules and not problems:
+        from flowkit.decorators.mutable import pre_mutate
+
+        problems += pre_mutate(definition)
+        changed.update(_changed_parameters(before, definition.parameters))
+        problems += _same_names(definition)
     for name, parameter in definition.parameters.items():
         if parameter.waiting is not None:
             definition.parameters[name] = _parameter(parameter, definition, problems)
     _raise(problems)
     if changed:
         adapt_class(definition, changed)
+
+
+class _Removed:
+    """Stands in the class for a parameter that a mutator has taken away."""
+
+    def __get__(self, flow: Any, owner: Any = None) -> Any:
+        raise AttributeError("a mutator has removed this parameter")
+
+
+def _changed_parameters(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {name: parameter for name, parameter in now.items() if before.get(name) is not parameter}
+    return {**changed, **{name: _Removed() for name in before if name not in now}}
+
+
+def _same_names(definition: FlowDefinition) -> list[Problem]:
+    return [
+        Problem(f"two parameters are called '{name}' (upper and lower case are the same)")
+        for name in duplicate_names(list(definition.parameters.values()))
+    ]
 
 
 def adapt_class(definition: FlowDefinition, attributes: Mapping[str, Any]) -> None:

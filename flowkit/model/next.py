@@ -75,6 +75,53 @@ def read_next(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], opt
     return asked
 
 
+def next_by_source(flow: Any, node: Node, graph: Graph, options: Mapping[str, Any]) -> Next:
+    """Return what the ``self.next`` in a step's source asks for, where the step itself did not run.
+
+    Parameters
+    ----------
+    flow, node, graph
+        As for `read_next`.
+    options : mapping
+        Options of ``self.next`` that take the place of those in the source; a gang needs its ``num_parallel``.
+
+    Raises
+    ------
+    InvalidNext
+        If an artifact is not set that decides, or the options do not fit.
+    """
+    if node.kind == "switch":
+        variable = options.get("condition") or node.variable
+        case = _case_of(flow, node, variable)
+        return read_next(flow, node, graph, (case,), {**options, "condition": variable})
+    targets = tuple(getattr(flow, name) for name in node.targets)
+    given = dict(options)
+    if node.kind == "foreach":
+        given.setdefault("foreach", node.variable)
+    if node.kind == "parallel" and given.get("num_parallel") is None:
+        raise _invalid(
+            node,
+            "how many nodes follow is not known, since the step itself did not run",
+            'the decorator that skips it says so: {"num_parallel": 4}',
+        )
+    return read_next(flow, node, graph, targets, given)
+
+
+def _case_of(flow: Any, node: Node, variable: Any) -> dict[Any, Any]:
+    """Return the switch's dict as far as it matters: the value of the artifact, if it is one of the cases."""
+    value = getattr(flow, variable, None) if isinstance(variable, str) else None
+    for text, target in node.cases.items():
+        if text.startswith("config:"):
+            found = flow
+            for part in text.removeprefix("config:").split("."):
+                found = getattr(found, part)
+            if found == value:
+                return {found: getattr(flow, target)}
+        elif type(value) in (str, int, float, bool) and text == str(value):
+            return {value: getattr(flow, target)}
+    return {text: getattr(flow, target) for text, target in node.cases.items()}
+
+
 def _plain(flow: Any, node: Node, graph: Graph, targets: tuple[Any, ...], options: Mapping[str, Any]) -> Next:
     names = tuple(_target(flow, node, graph, target) for target in targets)
     if options.get("foreach") is not None:

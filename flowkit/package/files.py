@@ -203,7 +203,8 @@ class _Collection:
 
     def add_extras(self, definition: FlowDefinition) -> None:
         """Take in what decorators name: files, and folders with all that is in them."""
-        for decorator in [*definition.decorators, *(each for s in definition.steps.values() for each in s.decorators)]:
+        on_flow = [*definition.decorators, *definition.mutators]
+        for decorator in [*on_flow, *(each for s in definition.steps.values() for each in s.decorators)]:
             for path, name in decorator.package_files():
                 path = os.path.join(os.path.dirname(definition.file), path)
                 if not os.path.isdir(path):

@@ -7,6 +7,7 @@ committed result, 1 when the attempt failed (then ``failed.json`` says how).
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ from flowkit.model.graph import Node
 from flowkit.model.inputs import Inputs
 from flowkit.model.launch import Launch, spans_text
 from flowkit.model.manifest import Artifact, Manifest
-from flowkit.model.next import Next, read_next
+from flowkit.model.next import Next, next_by_source, read_next
 from flowkit.model.transition import Frame, Transition
 from flowkit.runtime import streams
 from flowkit.runtime.binding import Binding, Foreach, InputBinding
@@ -170,7 +171,7 @@ class Attempt:
             if index < len(self.step.decorators):
                 self.step.decorators[index].around(task, lambda: layer(index + 1))
             else:
-                self._run_body(flow)
+                (task.body or functools.partial(self._run_body, flow))()
 
         layer(0)
         if binding.next is None and self.node.kind != "end":
@@ -362,7 +363,16 @@ class Attempt:
             redact=self.redactor.hide,
             set_transition=set_transition,
             gang=gang,
+            change_next=functools.partial(self._change_next, flow, binding),
         )
+
+    def _change_next(
+        self, flow: Any, binding: Binding, options: Mapping[str, Any], *, only_missing: bool = False
+    ) -> None:
+        """Do what the source's ``self.next`` says, with other options; what the step itself asked for counts first."""
+        if self.node.kind == "end" or (only_missing and binding.next is not None):
+            return
+        binding.next = next_by_source(flow, self.node, self.definition.graph, options)
 
     # -- what comes out -------------------------------------------------------------------------------------------
 
