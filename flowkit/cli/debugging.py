@@ -27,9 +27,9 @@ def check(session: Session, options: dict[str, Any], *, begins: bool) -> None:
     UsageError
         If there is no such step, it is a gang, nobody is there to talk to, or the run does not begin now.
     """
-    if options["pdb"] and options["debug"] is None:
+    if options.get("pdb") and options.get("debug") is None:
         options["debug"] = ALL
-    chosen = options["debug"]
+    chosen = options.get("debug")
     if chosen is None:
         return
     if not begins:
@@ -77,5 +77,5 @@ def take_part(
 
     definition = session.definition
     variables = {name: executor_request(definition.steps[name]).environment for name in chosen}
-    more = ["--debug", *(["--pdb"] if options["pdb"] else [])]
+    more = ["--debug", *(["--pdb"] if options.get("pdb") else [])]
     runtime.executors["debug"] = DebugExecutor(lambda launch: [*command(launch, None), *more], variables, environment())

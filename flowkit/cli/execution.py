@@ -18,6 +18,7 @@ from flowkit.cli.parameters import parameter_options, read_given, with_defaults
 from flowkit.cli.session import Session
 from flowkit.cli.watcher import Watcher, watch
 from flowkit.exceptions import Conflict, FlowkitError, UsageError
+from flowkit.model.parameters import YIELDING
 from flowkit.registry import load
 from flowkit.settings import settings
 
@@ -39,7 +40,9 @@ _MOST_FAILURES = 5
 def run_options(session: Session) -> list[click.Parameter]:
     """Return the options that ``run`` and ``resume`` share: those of the run, then the flow's parameters."""
     at_least = click.IntRange(min=1)
-    return [
+    parameters = session.definition.parameters.values()
+    taken = {f"--{parameter.name.lower()}" for parameter in parameters}
+    options: list[click.Parameter] = [
         click.Option(["--max-workers"], type=at_least, help="Local tasks at once. Default: the CPUs, at least 4."),
         click.Option(
             ["--respect-resources"], is_flag=True, help="Run at once what has enough processors and memory, no more."
@@ -70,8 +73,11 @@ def run_options(session: Session) -> list[click.Parameter]:
             type=click.Choice(["auto", "fork", "spawn"]),
             help="How tasks start: by fork, or as fresh interpreters. Default: fork where that is safe.",
         ),
-        *parameter_options(session.definition.parameters.values()),
     ]
+    yielding = {f"--{name}" for name in YIELDING}
+    return [each for each in options if taken.isdisjoint(yielding.intersection(each.opts))] + parameter_options(
+        parameters
+    )
 
 
 def execute_run(
@@ -206,7 +212,7 @@ def _begin(
         request = request._replace(package=parts.package._asdict())
     run = begin(storage, definition, request, functools.partial(store.reserve, definition.name))
     plan: Plan | None = origin.plan if origin is not None else None
-    watcher = watch(session, store, again=request.origin is not None, plain=options["debug"] is not None)
+    watcher = watch(session, store, again=request.origin is not None, plain=options.get("debug") is not None)
     watcher.run_started(definition.name, run.record.run, request.origin)
     transitions = plan.transitions if plan is not None else None
     runtime = assemble(session, options, storage, store, executor, run, watcher, parts, transitions=transitions)

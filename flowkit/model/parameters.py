@@ -14,10 +14,12 @@ RESERVED = frozenset(
         "params", "with", "tag", "namespace", "obj", "tags", "decospecs", "run_id_file", "max_num_splits",
         "max_workers", "max_log_size", "user_namespace", "run_id", "task_id", "runner_attribute_file",
         "fail_fast", "keep_going", "task_start", "respect_resources", "origin_run_id", "plan", "help", "json",
-        "detach", "reattach", "show_bootstrap",
+        "detach", "reattach", "show_bootstrap", "runner_arguments",
     }
 )  # fmt: skip
 """Names that options of ``run`` and ``resume`` have already, with underscores for dashes."""
+YIELDING = frozenset({"debug", "pdb"})
+"""Names of options that a parameter may have all the same, since flows have such ones: the option is not there then."""
 
 _TRUE = frozenset({"true", "1", "yes", "y", "on", "t"})
 _FALSE = frozenset({"false", "0", "no", "n", "off", "f"})

@@ -10,6 +10,7 @@ import pytest
 
 from flowkit import Parameter
 from flowkit.exceptions import UsageError
+from flowkit.model.parameters import YIELDING
 
 FLOW = """
 import os
@@ -128,8 +129,17 @@ def test_the_help_shows_defaults_as_they_are_typed(workspace):
 def test_no_parameter_can_take_the_place_of_an_option(workspace, command):
     workspace.write("flow.py", FLOW)
     options = workspace.run(command, "--help", check=True).stdout.partition("Options:")[2]
-    names = set(re.findall(r"^ +(?:-h, )?--([a-z-]+)", options, re.MULTILINE)) - {"n"}
+    names = set(re.findall(r"^ +(?:-h, )?--([a-z-]+)", options, re.MULTILINE)) - {"n"} - YIELDING
     assert {"tag", "max-workers", "help"} < names
     for name in names:
         with pytest.raises(UsageError, match="an option of that name"):
             Parameter(name)
+
+
+def test_an_option_that_flows_often_have_as_a_parameter_gives_way(workspace):
+    with_debug = 'n = Parameter("n", default=1)\n    debug = Parameter("debug", default=False)'
+    workspace.write("flow.py", FLOW.replace('n = Parameter("n", default=1)', with_debug))
+    (workspace.path / "mended").touch()
+    workspace.run("run", "--debug", "true", check=True)
+    assert "True" in workspace.run("dump", "1/start", check=True).stdout
+    assert "--pdb" in workspace.run("run", "--help", check=True).stdout
