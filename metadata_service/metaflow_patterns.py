@@ -20,7 +20,7 @@ MAX_NODES = 2_000
 MAX_DEPTH = 50
 """Groups within groups."""
 MAX_REPEAT = 200
-WORK = 5_000_000
+WORK = 1_000_000
 """Nodes that are visited for one expression, until it is refused; what is remembered costs nothing."""
 _REMEMBERED = 5_000
 

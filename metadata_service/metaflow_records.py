@@ -153,6 +153,8 @@ def artifact_json(run: RunRecord, found: ForeignArtifact, shown: str, when: floa
 
 def fields_of(run: RunRecord, task: TaskRecord) -> list[Field]:
     """Return what Metaflow would have written of a task of flowkit's: where it came from, and how it went."""
+    if task.state == "pending":
+        return []
     tags = (f"attempt_id:{task.attempt}",)
     began = run.created if task.started is None else task.started
     ended = began if task.finished is None else task.finished

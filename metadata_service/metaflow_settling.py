@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from itertools import product
 
 from flowkit.exceptions import FlowkitError
 from flowkit.metadata.records import FINAL, TaskRecord
 from flowkit.metadata.store import RunFilter
-from flowkit.metadata_service.metaflow_states import run_after_silence, task_after_end
+from flowkit.metadata_service.metaflow_states import ATTEMPT_OK, run_after_silence, task_after_end
 from flowkit.metadata_service.store import ServiceStore
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 500
+_MISSED = 3
+"""Heartbeats after which a run counts as lost."""
 _MOST = 100_000
 """Runs that are watched at once; others are found when the service starts again."""
 
@@ -70,15 +73,17 @@ class Settling:
                     self._watched.discard((flow, run))
 
     def find(self) -> None:
-        """Watch the runs that fell silent before this service began, and had a failed attempt."""
-        for flow, run in self._silent():
+        """Watch the runs that had not ended when this service began, and have a failed attempt."""
+        for flow, run in self._open():
             if self._stop.is_set():
                 return
-            if self._store.fields(flow, run, name="attempt") and self._failed(flow, run, 1):
+            failed = self._failed(flow, run, 1)
+            if failed and self._store.fields(flow, run, failed[0].step, failed[0].task, ATTEMPT_OK):
                 self.watch(flow, run)
 
     def _work(self) -> None:
-        found = False
+        # clients that could not reach a service that was away need time to say that they are alive
+        found = self._stop.wait(_MISSED * self._interval)
         while not self._stop.wait(self._interval if found else 0):
             try:
                 if not found:
@@ -92,11 +97,11 @@ class Settling:
                 _LOG.exception("a defect in looking after runs of Metaflow's")
                 found = found or self._stop.wait(self._interval)
 
-    def _silent(self) -> Iterator[tuple[str, str]]:
-        for flow in self._store.flows():
+    def _open(self) -> Iterator[tuple[str, str]]:
+        for flow, status in product(self._store.flows(), ("lost", "running")):
             before = None
             while True:
-                page = self._store.runs(flow.flow, RunFilter(status="lost", before=before, limit=_PAGE))
+                page = self._store.runs(flow.flow, RunFilter(status=status, before=before, limit=_PAGE))
                 yield from ((run.flow, run.run) for run in page)
                 if len(page) < _PAGE:
                     break

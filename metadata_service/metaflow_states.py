@@ -121,7 +121,7 @@ def run_after(run: RunRecord, task: TaskRecord, last_step: str, origin: str | No
         return None
     if task.step == last_step and task.state == "succeeded":
         return run._replace(state="succeeded", reason=None, finished=task.finished, heartbeat=None, origin=origin)
-    if run.state == "failed" and task.state == "running":
+    if run.state == "failed" and task.state in ("running", "succeeded"):
         # it had been silent for long, and has gone on with a retry or another task
         return run._replace(state="running", reason=None, finished=None, heartbeat=None, origin=origin)
     if origin != run.origin and run.state not in FINAL:
