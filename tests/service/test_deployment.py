@@ -135,3 +135,15 @@ def test_the_manifests_are_valid_and_fit_together(variables):
     assert env["FLOWKIT_SERVICE_DATABASE_FILE"] == f"{mount['mountPath']}/url"
     (secret,) = [each["secret"] for each in pod["volumes"] if "secret" in each]
     assert f"secret generic {secret['secretName']} --from-file=url=" in text
+
+
+def test_the_page_for_operators_names_every_option(variables):
+    page = (ROOT / "docs" / "service.md").read_text()
+    assert (
+        set(re.findall(r"`(FLOWKIT_SERVICE_\w+)`", page)) - {"FLOWKIT_SERVICE_TOKEN", "FLOWKIT_SERVICE_URL"}
+        == variables
+    )
+    for name in re.findall(r"`(deploy/\S+|[\w.]+\.(?:yaml|example))`", page):
+        assert (ROOT / name).exists() or (DEPLOY / name).exists(), name
+    for name in re.findall(r"\]\(([\w.]+\.md)\)", page):
+        assert (ROOT / "docs" / name).is_file(), name
