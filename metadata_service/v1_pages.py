@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +21,7 @@ LIMIT = 100
 MAX_LIMIT = 1000
 SCAN = 2000
 """Items that one request looks at to fill a page, where looking costs nothing."""
-SCAN_QUERIES = 200
+SCAN_QUERIES = 100
 """The same, where each look is a query."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items on a page, at most.")]
@@ -104,7 +103,7 @@ def filled_page(
 
 
 def _checked(value: Any, kind: type, wrong: UsageError) -> Any:
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) < 2**62:  # not of what is no number, nor finite
         return float(value)
     if kind is int and type(value) is int and abs(value) < 2**62:
         return value
