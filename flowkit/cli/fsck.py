@@ -49,8 +49,10 @@ def _fsck(console: Console, root: str | None, deep: bool, repair: bool, json: bo
     storage = open_storage(root)
     findings: list[Finding] = []
     store = _open_index(console, storage, repair, findings)
+    # That of a remote root is a copy on this machine, which is brought up to date by reading it.
+    index = settings().metadata != "local" or not storage.remote
     try:
-        check = Check(storage, store, deep=deep, repair=repair, told=console.say)
+        check = Check(storage, store, index=index, deep=deep, repair=repair, told=console.say)
         for finding in check.run():
             findings.append(finding)
             if not json and len(findings) <= _SHOWN:
@@ -78,7 +80,7 @@ def _fsck(console: Console, root: str | None, deep: bool, repair: bool, json: bo
 
 
 def _open_index(console: Console, storage: Storage, repair: bool, findings: list[Finding]) -> MetadataStore | None:
-    """Open the index that is to be checked; None for that of a remote root, which is brought up to date by reading."""
+    """Open the index; None where it is damaged and not to be repaired."""
     from flowkit.metadata.relational import DamagedDatabase
     from flowkit.upkeep.fsck import Finding
 
@@ -93,9 +95,6 @@ def _open_index(console: Console, storage: Storage, repair: bool, findings: list
         findings.append(finding)
         _show(console, finding)
         return open_metadata(name, storage, console) if repair else None
-    if (name == "local" and storage.remote) or store.shared:
-        store.close()
-        return None
     return store
 
 

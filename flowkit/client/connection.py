@@ -6,7 +6,7 @@ A connection is opened when it is first used and shared by all objects of the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowkit import registry
@@ -109,7 +109,7 @@ class Connection:
                 claim = read_run(self.storage, *path)
             except NotFound:  # no datastore at all
                 claim = None
-            self._held[path] = claim is not None and _is_claim_of(claim, record)
+            self._held[path] = claim is not None and is_claim_of(claim, record)
         return self._held[path]
 
     def storage_of(self, ask: Callable[[], RunRecord]) -> Storage:
@@ -172,7 +172,7 @@ def _indexed(storage: Storage) -> MetadataStore:
     return store
 
 
-def _is_claim_of(claim: dict[str, Any], record: RunRecord) -> bool:
+def is_claim_of(claim: Mapping[str, Any], record: RunRecord) -> bool:
     """Whether a run's record in the datastore is of the same run: services and datastores number on their own."""
     owner = ("host", "boot_id", "pid", "process_start")
     if record.pid is not None and all(claim.get(name) == getattr(record, name) for name in owner):

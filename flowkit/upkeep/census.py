@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowkit.client.connection import is_claim_of
 from flowkit.client.rebuild import run_from_datastore
 from flowkit.datastore.layout import clones_file, run_file
 from flowkit.datastore.lease import read_holder
@@ -16,7 +17,7 @@ from flowkit.datastore.sealed import Damaged, read_sealed
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError
 from flowkit.metadata.liveness import is_alive, owner_is_gone
-from flowkit.metadata.records import FINAL
+from flowkit.metadata.records import FINAL, RunRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.upkeep.scan import objects
 
@@ -179,10 +180,19 @@ def why_held(storage: Storage, store: MetadataStore, facts: RunFacts, now: float
         record = None
     if record is not None and is_alive(record, now):
         return "it is running"
-    known = store.run(facts.flow, facts.run)
+    known = indexed(storage, store, facts)
     if known is not None and known.state in ("running", "pending"):
         return "it is running"
     return None
+
+
+def indexed(storage: Storage, store: MetadataStore, facts: RunFacts) -> RunRecord | None:
+    """Return what the index knows of a run; None for nothing, or another datastore's run of that id."""
+    known = store.run(facts.flow, facts.run)
+    if known is None or not store.shared:
+        return known
+    claim = read_sealed(storage, run_file(facts.flow, facts.run)) or {}
+    return known if is_claim_of(claim.get("record", claim), known) else None
 
 
 def needed_runs(storage: Storage, facts: RunFacts) -> set[str]:

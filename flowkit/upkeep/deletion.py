@@ -26,7 +26,7 @@ from flowkit.datastore.sealed import Damaged, read_sealed
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import Conflict, NotFound
 from flowkit.metadata.store import MetadataStore
-from flowkit.upkeep.census import RunFacts, census, needed_runs, why_alive, why_held
+from flowkit.upkeep.census import RunFacts, census, indexed, needed_runs, why_alive, why_held
 from flowkit.upkeep.retention import Rule, Rules, chosen, old_enough
 
 
@@ -97,7 +97,7 @@ def make_plan(storage: Storage, store: MetadataStore, rules: Rules, now: float) 
     for flow, runs in groupby(sorted(plan.runs.values(), key=lambda facts: facts.flow), lambda facts: facts.flow):
         rule = rules.of(flow)
         for facts, why in _of_flow(list(runs), rule, now):
-            if not facts.unfinished and not _tagged_as_asked(store, facts, rule):
+            if not facts.unfinished and not _tagged_as_asked(storage, store, facts, rule):
                 continue
             alive = None if facts.state == "deleted" else why_alive(storage, store, facts, now)
             if alive is None:
@@ -182,11 +182,11 @@ def _of_flow(runs: list[RunFacts], rule: Rule, now: float) -> Iterator[tuple[Run
             yield facts, why
 
 
-def _tagged_as_asked(store: MetadataStore, facts: RunFacts, rule: Rule) -> bool:
+def _tagged_as_asked(storage: Storage, store: MetadataStore, facts: RunFacts, rule: Rule) -> bool:
     """Whether the index agrees on the tags of a run that would go: a service may have changed them since."""
     if not rule.keep_tags and not rule.only_tags:
         return True
-    known = store.run(facts.flow, facts.run)
+    known = indexed(storage, store, facts)
     tags = set() if known is None else {*known.tags, *known.system_tags}
     return known is None or (not tags & set(rule.keep_tags) and tags >= set(rule.only_tags))
 
@@ -269,5 +269,6 @@ def _remove(storage: Storage, store: MetadataStore, facts: RunFacts, keep_turn: 
     storage.delete_all(paths())
     storage.prune(run_folder(facts.flow, facts.run))
     storage.prune(data_folder(facts.flow, facts.run))
-    store.forget(facts.flow, facts.run)
+    if not store.shared or indexed(storage, store, facts) is not None:
+        store.forget(facts.flow, facts.run)
     bury_run(storage, facts.flow, facts.run)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from flowkit.client.rebuild import add_missing, rebuild, run_from_datastore
+from flowkit.client.rebuild import rebuild
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.layout import aside_file, blob_file, last_run_file
 from flowkit.datastore.manifests import read_clones, read_manifest
@@ -77,7 +77,10 @@ class Check:
     storage : Storage
         The datastore.
     store : MetadataStore or None
-        Its index; None leaves it out.
+        Its index, which tells who is alive; None where there is none.
+    index : bool, default True
+        Compare the index with the datastore. One that is shared by several datastores never is: a run that it lacks
+        may have been kept from it, and one that it has may be another datastore's.
     deep : bool, default False
         Read every blob, and compare its content with its key.
     repair : bool, default False
@@ -96,6 +99,7 @@ class Check:
         storage: Storage,
         store: MetadataStore | None,
         *,
+        index: bool = True,
         deep: bool = False,
         repair: bool = False,
         told: Callable[[str], None] = lambda _: None,
@@ -103,6 +107,7 @@ class Check:
         self.checked = Checked(0, 0, 0, 0)
         self._storage = storage
         self._store = store
+        self._compares = index and store is not None and not store.shared
         self._deep = deep
         self._repair = repair
         self._told = told
@@ -126,7 +131,7 @@ class Check:
         yield from self._who_names_bad_ones()
         yield from self._clones(facts)
         yield from self._hints(facts)
-        if self._store is not None:
+        if self._compares and self._store is not None:
             yield from self._index(facts, self._store)
         yield from self._left_over()
 
@@ -289,39 +294,24 @@ class Check:
                 yield Finding("warning", path, f"it names a run that is not there: {text[:20]!r}", todo, self._repair)
 
     def _index(self, facts: dict[str, RunFacts], store: MetadataStore) -> Iterator[Finding]:
-        """Compare the index with the datastore; a service may also have the runs of other datastores."""
         known: set[str] = set()
         findings = []
-        ours = store.name != "service"
         for flow in store.flows():
             for run, state in _indexed(store, flow.flow):
                 name = f"{flow.flow}/{run}"
                 known.add(name)
                 each = facts.get(name)
-                if each is not None and each.state in FINAL and state != each.state:
-                    findings.append((name, f"the index says that it is {state}, the datastore that it {_became(each)}"))
-                elif ours and (each is None or each.state == "deleted"):
+                if each is None or each.state == "deleted":
                     findings.append((name, "the index has a run that the datastore has not"))
+                elif each.state in FINAL and state != each.state:
+                    findings.append((name, f"the index says that it is {state}, the datastore that it {_became(each)}"))
         for name, each in facts.items():
             if name not in known and each.state in (*FINAL, "unended"):
                 findings.append((name, "the index does not have it"))
-        if self._repair and findings:
-            self._mend_index(store, ours, [name for name, _ in findings])
-        todo = "flowkit fsck --repair" + (", or flowkit metadata rebuild" if ours else "")
-        for name, what in sorted(findings):
-            yield Finding("error", name, what, todo, self._repair)
-
-    def _mend_index(self, store: MetadataStore, ours: bool, names: list[str]) -> None:
-        if ours:
+        if findings and self._repair:
             rebuild(self._storage, store)
-            return
-        for name in names:
-            flow, _, run = name.partition("/")
-            record = run_from_datastore(self._storage, flow, run)
-            if record is not None and store.run(flow, run) is not None:
-                store.write([record])
-            else:
-                add_missing(self._storage, store, flow, run)
+        for name, what in sorted(findings):
+            yield Finding("error", name, what, "flowkit fsck --repair, or flowkit metadata rebuild", self._repair)
 
     def _left_over(self) -> Iterator[Finding]:
         try:
