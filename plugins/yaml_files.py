@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
+from flowkit.exceptions import MissingExtra
 
 
 class YamlParser:
@@ -12,10 +12,11 @@ class YamlParser:
 
     def __call__(self, text: str) -> Any:
         """Return the values of a text; nothing in it can run code."""
-        return yaml.safe_load(text)
+        return _yaml().safe_load(text)
 
     def lines(self, text: str) -> dict[tuple[Any, ...], int]:
         """Return the line of each key, by the keys that lead to it."""
+        yaml = _yaml()
         places: dict[tuple[Any, ...], int] = {}
         todo: list[tuple[Any, tuple[Any, ...]]] = [(yaml.compose(text, Loader=yaml.SafeLoader), ())]
         seen: set[int] = set()
@@ -33,6 +34,16 @@ class YamlParser:
                     places[(*path, position)] = item.start_mark.line + 1
                     todo.append((item, (*path, position)))
         return places
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra(
+            "configs in YAML need a package that is not installed: PyYAML", "pip install 'flowkit[yaml]'"
+        ) from None
+    return yaml
 
 
 yaml_parser = YamlParser()

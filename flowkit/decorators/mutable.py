@@ -9,7 +9,7 @@ from flowkit.decorators.attach import FlowMark, StepMark, find_decorator, parse_
 from flowkit.decorators.contract import Decorator, StepDecorator
 from flowkit.decorators.user_steps import POSITIONAL, UserDecorator, hook_problem
 from flowkit.exceptions import FlowInvalid, Problem, UsageError, did_you_mean
-from flowkit.model.parameters import Parameter, waits_for_configs
+from flowkit.model.parameters import Parameter
 
 if TYPE_CHECKING:
     from flowkit.model.definition import FlowDefinition, StepDefinition
@@ -120,7 +120,7 @@ class _Mutable:
             if not issubclass(cls, UserDecorator):
                 raise UsageError(f"@{cls.name} takes its attributes by name", "give them as deco_kwargs")
             attributes = {POSITIONAL: tuple(args), **attributes}
-        if waits_for_configs(attributes):
+        if self._definition.configs:
             from flowkit.model.configs import plain, settled
 
             attributes = plain(settled(attributes, self._definition.config_values))

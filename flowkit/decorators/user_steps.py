@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowkit.decorators.attach import FlowMark, StepMark
 from flowkit.decorators.contract import Decorator, StepDecorator, TaskContext
 from flowkit.exceptions import FlowkitError, InvalidNext, Location, Problem, TaskError, is_ours, message_of
+from flowkit.model.flowspec import FlowSpec
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,7 +49,7 @@ class UserDecoratorType(type):
         """Decorate: a bare ``@Timing`` gets the step itself, anything else makes what decorates."""
         frame = sys._getframe(1)
         mark = cls._mark()
-        if len(arguments) == 1 and not attributes and _is_target(arguments[0]):
+        if len(arguments) == 1 and not attributes and _is_target(cls, arguments[0]):
             return mark._put(arguments[0], {}, frame, frame.f_lineno)
         if arguments:
             attributes = {POSITIONAL: arguments, **attributes}
@@ -64,8 +66,14 @@ class UserDecoratorType(type):
         return StepMark(cls) if issubclass(cls, StepDecorator) else FlowMark(cls)  # type: ignore[arg-type]
 
 
-def _is_target(value: Any) -> bool:
-    return isinstance(value, type) or getattr(value, "is_step", False) is True
+def _is_target(cls: type, value: Any) -> bool:
+    """Whether the one argument of a decorator is what it stands above, and not one in its parentheses."""
+    if getattr(value, "is_step", False) is True or (isinstance(value, type) and issubclass(value, FlowSpec)):
+        return True
+    if not issubclass(cls, StepDecorator):
+        return False
+    # Only mutators take arguments without a name.
+    return isinstance(value, FunctionType) or not cls.mutates
 
 
 def registered(name: str) -> list[type[Decorator]]:
