@@ -40,7 +40,7 @@ _BATCH_BYTES = 2 * 1024 * 1024
 _BATCH_RECORDS = 5_000
 FIRST_BEAT = 2.0
 """Seconds until the first heartbeat: its answer tells when the next ones are wanted."""
-RESERVE_SECONDS = 3.0
+RESERVE_SECONDS = 2.0
 """How long a run that begins waits for its number."""
 
 _Some = TypeVar("_Some")
@@ -155,7 +155,7 @@ class ServiceMetadata(MetadataStore):
                 path_of("flows", flow, "reserve"),
                 _json({"at_least": at_least}),
                 keys=("run",),
-                tries=2,
+                tries=1,
                 patience=RESERVE_SECONDS,
             )
         except StoreError as error:

@@ -14,7 +14,7 @@ from flowkit.metadata.records import Record, RunRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.manifest import Manifest
 
-DELIVERY_SECONDS = 4.0
+DELIVERY_SECONDS = 3.0
 """How long the end of a run waits for records that are on their way."""
 
 

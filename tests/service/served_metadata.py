@@ -22,6 +22,12 @@ from flowkit.metadata_service.server import Server
 _KEPT = ("facts", "schema_version", "sqlite_sequence", "service_facts")
 
 
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60)
+    database.execute("PRAGMA synchronous = OFF")
+    return database
+
+
 class ServedService:
     """A service on SQLite in a folder, served by a thread."""
 
@@ -48,7 +54,7 @@ class ServedService:
 
     def empty(self) -> None:
         """Forget everything that tests have written."""
-        with closing(sqlite3.connect(self.database, timeout=60)) as database, database:
+        with closing(_opened(self.database)) as database, database:
             names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for name in names:
                 if name not in _KEPT:
@@ -83,7 +89,7 @@ class ServedMetadata(ServiceMetadata):
         self._set([(when, flow, run)])
 
     def _set(self, heartbeats: Iterable[tuple[float | None, str, str]]) -> None:
-        with closing(sqlite3.connect(self._database, timeout=60)) as database, database:
+        with closing(_opened(self._database)) as database, database:
             database.executemany("UPDATE runs SET heartbeat = ? WHERE flow = ? AND run = ?", heartbeats)
 
 
