@@ -57,7 +57,7 @@ class Address:
             raise UsageError(
                 "the URL of the database is not understood", "postgresql://user:password@host:5432/name"
             ) from None
-        self._password = str(given.get("password") or "")
+        self._secrets = [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
         self._given = {**_GIVEN, **given}
         self._parts = given
 
@@ -88,8 +88,8 @@ class Address:
     def explained(self, error: BaseException) -> StoreError:
         """Return what is wrong with the database in plain words."""
         text = " ".join(str(error).split()) or type(error).__name__
-        if self._password:
-            text = text.replace(self._password, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return StoreError(f"the database {self} does not answer as it should: {text}", "look after PostgreSQL")
 
 

@@ -26,7 +26,9 @@ def opened(url: str, check: bool) -> Iterator[Opened]:
             raise StoreError(f"{address} is PostgreSQL {connection.info.server_version // 10_000}, 13 is needed")
         connection.execute("BEGIN READ ONLY" if check else "BEGIN")
         if not check:
+            connection.execute("SET LOCAL lock_timeout = '10min'")  # another service may have a lot to migrate
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SET LOCAL lock_timeout = '30s'")
         yield _Schema(connection, address)
         connection.execute("COMMIT")
     except psycopg.Error as error:

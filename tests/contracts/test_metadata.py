@@ -463,16 +463,30 @@ _FILTERS = st.builds(
 )
 
 
-# What a client asks for is answered by one of the other stores: thousands of calls would tell nothing new.
-@pytest.mark.parametrize("kind", sorted(set(STORES) - {"memory", CLIENT}))
+_BATCHES = st.lists(st.lists(st.one_of(_TASKS, _RUNS), max_size=8), max_size=6)
+_SOME_FILTERS = st.lists(_FILTERS, max_size=4)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    batches=st.lists(st.lists(st.one_of(_TASKS, _RUNS), max_size=8), max_size=6), filters=st.lists(_FILTERS, max_size=4)
-)
-def test_all_stores_say_the_same(
+@given(batches=_BATCHES, filters=_SOME_FILTERS)
+def test_both_local_stores_say_the_same(
+    request: pytest.FixtureRequest, batches: list[list[RunRecord | TaskRecord]], filters: list[RunFilter]
+) -> None:
+    _say_the_same(STORES["sqlite"](request), batches, filters)
+
+
+# What a client asks for is answered by one of the other stores: thousands of calls would tell nothing new.
+@pytest.mark.parametrize("kind", ["service on sqlite", "service on postgresql"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=_BATCHES, filters=_SOME_FILTERS)
+def test_the_databases_of_the_service_say_the_same(
     kind: str, request: pytest.FixtureRequest, batches: list[list[RunRecord | TaskRecord]], filters: list[RunFilter]
 ) -> None:
-    one, other = MemoryMetadata(), STORES[kind](request)
+    _say_the_same(STORES[kind](request), batches, filters)
+
+
+def _say_the_same(other: MetadataStore, batches: list[list[RunRecord | TaskRecord]], filters: list[RunFilter]) -> None:
+    one = MemoryMetadata()
     try:
         for flow in ("Train", "Other"):
             other.forget(flow)
