@@ -2,7 +2,7 @@
 
     python benchmarks/authoring.py [--rounds 15]
 
-Medians of whole cold processes, in seconds: an interpreter that does nothing, `python flow.py run` of three empty steps,
+Medians of whole cold processes, in seconds: a bare interpreter, `python flow.py run` of three empty steps,
 the same by `Runner.run`, and `python flow.py spin` of its middle step.
 """
 
