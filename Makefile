@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= .venv-demo
+# The client that the metadata service is tried with; apart, since flowkit needs nothing of it.
+METAFLOW ?= .venv-metaflow
+METAFLOW_VERSION ?= 2.19.39
 PYTEST_ARGS ?= -n auto --dist worksteal
 
 PACKAGED := flowkit plugins metadata_service tutorials
@@ -42,7 +45,8 @@ demo: $(DEMO)/package.stamp
 	@echo "    $(DEMO)/bin/python tutorials/03-digits/flow.py dump 1/end     what run 1 left behind"
 	@echo "    tutorials/03-digits/README.md                                    what it teaches, and what to try next"
 
-test: $(VENV)/package.stamp
+test: export FLOWKIT_TEST_METAFLOW = $(abspath $(METAFLOW))/bin/python
+test: $(VENV)/package.stamp $(METAFLOW)/metaflow-$(METAFLOW_VERSION).stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 # Says what it installs and starts; stops it in the end.
@@ -78,7 +82,7 @@ clean:
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # One stamp for what the package needs, one for the package: a changed module is installed again in seconds.
-$(VENV)/venv.stamp $(DEMO)/venv.stamp:
+$(VENV)/venv.stamp $(DEMO)/venv.stamp $(METAFLOW)/venv.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "flowkit needs Python 3.10 or later: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
@@ -95,6 +99,10 @@ $(VENV)/package.stamp: $(VENV)/deps.stamp $(SOURCES) $(DESCRIPTION)
 	@$(BUILD_CLEAN)
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	@$(BUILD_CLEAN)
+	@touch $@
+
+$(METAFLOW)/metaflow-$(METAFLOW_VERSION).stamp: $(METAFLOW)/venv.stamp
+	$(METAFLOW)/bin/python -m pip install --quiet 'metaflow==$(METAFLOW_VERSION)'
 	@touch $@
 
 $(DEMO)/package.stamp: $(DEMO)/venv.stamp $(SOURCES) $(DESCRIPTION)
