@@ -84,6 +84,7 @@ def filled_page(
         Items that are looked at, at most, where `keep` is given.
     """
     items: list[_Item] = []
+    shown = after  # a full page ends at what is shown: what lies behind it may not be for this caller to know of
     looked = 0
     while True:
         wanted = limit - len(items) + 1
@@ -91,15 +92,16 @@ def filled_page(
         found = fetch(after, size)
         for item in found:
             if len(items) == limit:
-                return items, cursor_text(after)
+                return items, cursor_text(shown)
             after = tuple(place(item))
             if keep is None or keep(item):
                 items.append(item)
+                shown = after
         looked += len(found)
         if len(found) < size:
             return items, None
         if keep is not None and looked >= scan:
-            return items, cursor_text(after)
+            return items, cursor_text(shown if len(items) == limit else after)
 
 
 def _checked(value: Any, kind: type, wrong: UsageError) -> Any:
