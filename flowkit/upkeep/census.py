@@ -196,18 +196,14 @@ def indexed(storage: Storage, store: MetadataStore, facts: RunFacts) -> RunRecor
 
 
 def needed_runs(storage: Storage, facts: RunFacts) -> set[str]:
-    """Return the runs (``Flow/run``) whose manifests a run reads as its own, or is about to.
-
-    Raises
-    ------
-    Damaged
-        If it cannot be told.
-    """
+    """Return the runs (``Flow/run``) whose manifests a run reads as its own, or is about to."""
     needed = set()
     for step in facts.clones:
-        found = read_sealed(storage, clones_file(facts.flow, facts.run, step))
-        if found is not None:
-            needed.add(str(found.get("origin")))
+        try:
+            found = read_sealed(storage, clones_file(facts.flow, facts.run, step)) or {}
+        except Damaged:  # then all that it can have taken over is its origin's, or what that had taken over
+            found = {"origin": facts.origin}
+        needed.add(str(found.get("origin")))
     # A resume writes its clones before anything of it starts. Until then only run.json names the origin; and one that
     # was killed before leads whoever resumes it to that origin.
     began = facts.tasks > 1 or facts.clones

@@ -21,6 +21,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from flowkit.datastore.layout import data_folder, run_file, run_folder
+from flowkit.datastore.many import paired_with
 from flowkit.datastore.runs import bury_run, list_flows, list_runs, raise_run, read_run
 from flowkit.datastore.sealed import Damaged, read_sealed
 from flowkit.datastore.storage import Storage
@@ -89,8 +90,6 @@ def make_plan(storage: Storage, store: MetadataStore, rules: Rules, now: float) 
     ------
     StoreError
         If anything cannot be listed or read.
-    Damaged
-        If a ``clones.json`` of a run that stays is damaged: nobody can tell what it needs.
     """
     plan = Plan(runs={facts.name: facts for facts in census(storage)})
     doomed: dict[str, Doomed] = {}
@@ -193,16 +192,19 @@ def _tagged_as_asked(storage: Storage, store: MetadataStore, facts: RunFacts, ru
 
 def _readers(storage: Storage, stay: list[RunFacts], doomed: dict[str, Doomed]) -> Iterator[tuple[str, str]]:
     """Yield each doomed run that runs which stay need, and one that does; what these need is needed, too."""
-    waiting, needed = list(stay), set()
-    while waiting:
-        reader = waiting.pop()
-        if reader.state == "deleted" and reader.name not in needed:
-            continue  # a tombstone reads nothing
-        for name in needed_runs(storage, reader):
-            if name in doomed and name not in needed:
-                needed.add(name)
-                waiting.append(doomed[name].facts)
-                yield name, reader.name
+    if not doomed:
+        return
+    readers = [facts for facts in stay if facts.state != "deleted"]  # a tombstone reads nothing
+    needed: set[str] = set()
+    while readers:
+        found: list[RunFacts] = []
+        for reader, names in paired_with(storage, lambda facts: needed_runs(storage, facts), readers):
+            for name in names:
+                if name in doomed and name not in needed:
+                    needed.add(name)
+                    found.append(doomed[name].facts)
+                    yield name, reader.name
+        readers = found
 
 
 def _bury(storage: Storage, facts: RunFacts) -> bool:
