@@ -37,6 +37,7 @@ def command(session: Session) -> click.Command:
         click.Option(["--kind"], type=click.Choice(["user", "fallback"]), default="user"),
         click.Option(["--gang"], type=click.IntRange(min=0), default=0, help="Nodes of the gang."),
         click.Option(["--node"], type=click.IntRange(min=0), default=None, help="Which node of the gang this is."),
+        click.Option(["--record"], is_flag=True, help="Nobody watches the run: write its records from here."),
         click.Option(["--debug"], is_flag=True, help="Somebody looks on: without time limits."),
         click.Option(["--pdb"], is_flag=True, help="Open the debugger where the step fails."),
     ]
@@ -54,6 +55,7 @@ def _run_step(
     kind: Any,
     gang: int,
     node: int | None,
+    record: bool,
     debug: bool,
     pdb: bool,
 ) -> int:
@@ -96,7 +98,26 @@ def _run_step(
     config = task_config(storage, session.definition, manifest)
     if debug:
         return _debug(session, name, config, launch, pdb)
+    if record and not node:  # the control task of a gang writes for all of its nodes
+        return _recorded(session, storage, manifest, launch, config, node)
     return run_attempt(session.definition, config, launch, node, forked=False)
+
+
+def _recorded(
+    session: Session, storage: Storage, manifest: Manifest, launch: Launch, config: Mapping[str, Any], node: int | None
+) -> int:
+    """Run the task, and write the records that a runtime would write."""
+    from flowkit.runtime.own_records import OwnRecords
+    from flowkit.runtime.start import policies
+    from flowkit.runtime.task import run_attempt
+
+    store = session.metadata_store(storage)
+    try:
+        policy = policies(session.definition)[launch.step]
+        records = OwnRecords(storage, store, manifest, launch, policy, session.console.warn)
+        return records.carry_out(lambda: run_attempt(session.definition, config, launch, node, forked=False))
+    finally:
+        store.close()
 
 
 def _configs(session: Session, storage: Storage, manifest: Manifest) -> dict[str, Any]:
