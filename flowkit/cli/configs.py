@@ -154,6 +154,8 @@ def scan(arguments: Sequence[str], group: click.Group, commands: Mapping[str, An
             position += 1 if equals else 2
             if len(words) >= 2:
                 (found.files if name == "--config" else found.values).append((words[0], words[1]))
+            else:  # click says so
+                found = found._replace(asks_for_help=True)
         elif isinstance(option, click.Option) and not option.is_flag:
             if not equals:
                 text = arguments[position] if position < len(arguments) else ""

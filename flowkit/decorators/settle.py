@@ -106,8 +106,11 @@ def _decorator(decorator: Any, definition: FlowDefinition, problems: list[Proble
 
 
 def _parameter(parameter: Any, definition: FlowDefinition, problems: list[Problem]) -> Any:
+    told = _settled(parameter.waiting, definition, problems)
+    if told is None:
+        return parameter
     try:
-        return parameter.settled(_settled(parameter.waiting, definition, problems))
+        return parameter.settled(told)
     except UsageError as error:
         problems.append(Problem(error.headline, error.where, error.hint))
         return parameter
