@@ -19,7 +19,7 @@ from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
 from flowkit.exceptions import FlowkitError, StoreError
 from flowkit.metadata.outputs import output_of
-from flowkit.metadata.records import FINAL, Record, RunRecord, State, TaskRecord
+from flowkit.metadata.records import Record, RunRecord, State, TaskRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
@@ -185,9 +185,9 @@ class OwnRecords:
 def _run_record(storage: Storage, parameters: Manifest) -> RunRecord:
     """Return a run's first record, from what was recorded when it began; no process of this machine owns it."""
     claim = read_run(storage, parameters.flow, parameters.run) or {}
-    known = {name: claim[name] for name in ("user", "created", "tags", "system_tags", "origin") if name in claim}
+    known: dict[str, Any] = {
+        name: claim[name] for name in ("user", "created", "tags", "system_tags", "origin") if name in claim
+    }
     default: dict[str, Any] = {"user": str(parameters.extra.get("user") or ""), "created": parameters.started}
-    record = {**default, **known, "flow": parameters.flow, "run": parameters.run, "state": "running"}
-    made = RunRecord.from_json({**record, "heartbeat": time.time()})
-    assert made.state not in FINAL
-    return made
+    where: dict[str, Any] = {"flow": parameters.flow, "run": parameters.run}
+    return RunRecord.from_json({**default, **known, **where, "state": "running", "heartbeat": time.time()})
