@@ -19,6 +19,8 @@ from flowkit.metadata_service.problems import Unprocessable
 from flowkit.metadata_service.server import Server, check_exposure
 from flowkit.metadata_service.v1_pages import cursor_place, cursor_text, filled_page
 
+UNHURRIED = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
 
 @given(count=st.integers(0, 60), limit=st.integers(1, 12), scan=st.integers(1, 30), every=st.none() | st.integers(1, 9))
 @UNHURRIED
