@@ -14,8 +14,10 @@ from typing import Any
 
 import jwt
 import pytest
+import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from service_process import DEADLINE, ServiceProcess
 
 from flowkit.exceptions import UsageError
 from flowkit.metadata_service import oidc
@@ -23,6 +25,7 @@ from flowkit.metadata_service.access import Caller
 from flowkit.metadata_service.configuration import Configuration
 from flowkit.metadata_service.oidc import Oidc
 from flowkit.metadata_service.refused import Refused
+from flowkit.metadata_service.token_desk import TokenDesk
 
 AUDIENCE = "flowkit"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -380,6 +383,31 @@ def test_an_issuer_that_is_slow_is_not_waited_for_long(issuer, monkeypatch):
         assert refused(issuer.checker(), issuer.token()).status == 503
     finally:
         release.set()
+
+
+def test_a_service_takes_an_issuers_tokens_and_its_own(issuer, tmp_path):
+    options = ("--oidc-issuer", issuer.url, "--oidc-audience", AUDIENCE, "--database", tmp_path / "database")
+    with TokenDesk(str(tmp_path / "database")) as desk:
+        own = desk.create("own", ["read"])[1]
+    with ServiceProcess(tmp_path, *options) as service:
+
+        def ask(token: str, method: str = "GET", path: str = "/v1/runs") -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            return requests.request(
+                method, service.url + path, headers=headers, json={"records": []}, timeout=DEADLINE
+            ).status_code
+
+        good = issuer.token(scope="write")
+        assert ask(good) == 200
+        assert ask(good, "POST", "/v1/records") == 200
+        assert ask(good, "DELETE", "/v1/flows/F/runs/1") == 403
+        assert ask(own) == 200
+        assert ask(issuer.token(OTHER_RSA_KEY)) == 401
+        assert ask(issuer.token(exp=1)) == 401
+        assert ask(issuer.token(scope="openid")) == 403
+        assert ask("") == 401
+        assert good not in service.stderr
+        assert good.rpartition(".")[2] not in service.stderr
 
 
 # -- how it is set up --------------------------------------------------------------------------------------------------
