@@ -39,8 +39,10 @@ CHUNK = 64 * 1024
 """Bytes that are joined to be sent at once: what is on its way to a listener is not shared with the others."""
 PAST = 100
 """Events that a listener that came back reads from the database at once, to begin with."""
+TICK = 1.0
+"""Seconds between two looks of the timer at a share of the listeners."""
 ROUND = 15
-"""Seconds in which the timer sees every listener once."""
+"""Looks after which it has seen all of them."""
 STALLED = 30.0
 """Seconds in which a listener must take the next piece of what is past, or the news that it was cut off."""
 SLICE = 20_000
@@ -120,16 +122,15 @@ class Listener:
         """Whether an event is for this listener."""
         return self.wanted.takes(event) and self.caller.sees_any(event.projects)
 
-    def put(self, event_id: int, text: bytes) -> None:
-        """Let something wait to be sent; ends the stream if too much waits already."""
-        if self.ended is not None:
-            return
+    def put(self, event_id: int, text: bytes) -> bool:
+        """Let something wait to be sent; False if too much waits already."""
         if self._waiting and (len(self._waiting) >= QUEUE or self._bytes + len(text) > QUEUE_BYTES):
-            self.end("slow")
-            return
-        self._waiting.append((event_id, text))
-        self._bytes += len(text)
-        self._news.set()
+            return False
+        if self.ended is None:
+            self._waiting.append((event_id, text))
+            self._bytes += len(text)
+            self._news.set()
+        return True
 
     def end(self, reason: str) -> None:
         """End the stream; what waits is forgotten."""
@@ -251,9 +252,9 @@ class Broadcaster:
         self._shares[place].add(listener)
         self._metrics.listening(len(self._listeners))
         if self._timer is None:
-            self._timer = loop.call_later(1.0, self.tick)
+            self._timer = loop.call_later(TICK, self.tick)
         if self.stopping:
-            listener.end("stopping")
+            self.end(listener, "stopping")
 
     def leave(self, listener: Listener) -> None:
         """Forget a listener."""
@@ -262,15 +263,26 @@ class Broadcaster:
         place = self._places.pop(listener, None)
         if place is not None:
             self._shares[place].discard(listener)
+        self._pass_over(listener)
+        self._metrics.listening(len(self._listeners))
+        if not self._listeners:
+            self._forget()
+
+    def end(self, listener: Listener, reason: str) -> None:
+        """End a stream: ``slow``, ``stopping`` or ``expired``. Its listener leaves by itself once it was told."""
+        if listener.ended is None:
+            listener.end(reason)
+            self._pass_over(listener)
+            self._metrics.ended(reason)
+
+    def _pass_over(self, listener: Listener) -> None:
+        """Give a listener no more events."""
         key = (listener.wanted.flow, listener.wanted.run)
         mates = self._by_run.get(key)
         if mates is not None:
             mates.discard(listener)
             if not mates:
                 del self._by_run[key]
-        self._metrics.listening(len(self._listeners))
-        if not self._listeners:
-            self._forget()
 
     def _forget(self) -> None:
         self._loop = None
@@ -326,10 +338,6 @@ class Broadcaster:
         """Count events that a listener got from the database."""
         self._metrics.sent(sent)
 
-    def count_end(self, reason: str) -> None:
-        """Count a stream that the service ended."""
-        self._metrics.ended(reason)
-
     # -- the reader --------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
@@ -346,9 +354,13 @@ class Broadcaster:
                     last = self._store.last_event()
                 last = self._read_on(last)
                 pause = REST + min(0.35, len(self._listeners) / 10_000)
-            except Exception:  # the border of the thread: it must outlive the database
+            except StoreError as error:
                 self._metrics.database_failed()
-                logger.warning("events cannot be read; trying again", exc_info=True)
+                logger.warning("events cannot be read, trying again: %s", error.headline)
+                pause = min(5.0, pause * 2)
+                self._news.set()
+            except Exception:  # the border of the thread, without which nobody would hear anything any more
+                logger.exception("events cannot be read, trying again")
                 pause = min(5.0, pause * 2)
                 self._news.set()
             self._stopping.wait(pause)
@@ -391,8 +403,10 @@ class Broadcaster:
                 work += 1
                 if event.id > listener.after and listener.sees(event):
                     text = text or encode(event)
-                    listener.put(event.id, text)
-                    sent += 1
+                    if listener.put(event.id, text):
+                        sent += 1
+                    else:
+                        self.end(listener, "slow")
             self._position = event.id
             work += 1
             size += len(text or b"")
@@ -415,11 +429,11 @@ class Broadcaster:
     # -- the timer ---------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Look after a share of the listeners, and come again in a second."""
+        """Look after a share of the listeners, and come again."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_later(1.0, self.tick)
+        self._timer = loop.call_later(TICK, self.tick)
         self._turn = (self._turn + 1) % ROUND
         now = time.monotonic()
         asked = []
@@ -429,7 +443,7 @@ class Broadcaster:
                     listener.sending.cancel()
                 continue
             if not listener.live and now - listener.moved > STALLED:
-                listener.end("slow")
+                self.end(listener, "slow")
                 continue
             if listener.idle:
                 self._sign_of_life(listener)
@@ -451,19 +465,21 @@ class Broadcaster:
         for listener in listeners:
             try:
                 good = listener.valid is None or listener.valid()
-            except Exception:  # the border of the thread; a database that does not answer ends no stream
+            except StoreError:  # a database that does not answer ends no stream
                 self._metrics.database_failed()
-                logger.warning("cannot tell whether a listener may still listen", exc_info=True)
+                continue
+            except Exception:  # the border of the thread
+                logger.exception("cannot tell whether a listener may still listen")
                 continue
             if not good:
                 try:
-                    loop.call_soon_threadsafe(listener.end, "expired")
+                    loop.call_soon_threadsafe(self.end, listener, "expired")
                 except RuntimeError:  # the loop is closed
                     return
 
     def _end_all(self) -> None:
         for listener in tuple(self._listeners):
-            listener.end("stopping")
+            self.end(listener, "stopping")
         for future in self._expecting:
             if not future.done():
                 future.set_exception(StoreError("the service stops", "try again in a moment"))
@@ -475,9 +491,11 @@ class Broadcaster:
         while not self._stopping.wait(min(TRIM, max(1.0, self._kept / 10))):
             try:
                 self._store.trim_events(self._kept)
-            except Exception:  # the border of the thread
+            except StoreError as error:
                 self._metrics.database_failed()
-                logger.warning("old events cannot be dropped; trying again later", exc_info=True)
+                logger.warning("old events cannot be dropped, trying again later: %s", error.headline)
+            except Exception:  # the border of the thread
+                logger.exception("old events cannot be dropped, trying again later")
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

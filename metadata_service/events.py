@@ -197,7 +197,8 @@ class EventStream(Response):
         try:
             page = await self._broadcaster.past(listener.after, self._page)
         except StoreError:
-            listener.end("stopping")  # the answer has begun: all that is left is to send the listener away
+            # The answer has begun: all that is left is to send the listener away.
+            self._broadcaster.end(listener, "stopping")
             return False
         more = len(page) == self._page and page[-1].id < until
         waiting = [(event.id, encode(event)) for event in page if event.id <= until and listener.sees(event)]
@@ -229,7 +230,6 @@ class EventStream(Response):
     def _farewell(self) -> bytes:
         listener = self._listener
         reason = listener.ended or "stopping"
-        self._broadcaster.count_end(reason)
         said = {"reason": reason, "text": FAREWELLS[reason], "after": str(listener.after)}
         return message("end", said, listener.after)
 
