@@ -25,7 +25,7 @@ from flowkit.settings import settings
 if TYPE_CHECKING:
     from flowkit.datastore.lease import Lease
     from flowkit.datastore.storage import Storage
-    from flowkit.metadata.records import RunRecord, TaskRecord
+    from flowkit.metadata.records import Record, RunRecord, TaskRecord
     from flowkit.metadata.store import MetadataStore
     from flowkit.model.manifest import Manifest
     from flowkit.runtime.local import LocalExecutor
@@ -247,7 +247,7 @@ def _take_over(
         known = {(task.step, task.task): task for task in store.tasks(flow, run)}
         started = {place: task.attempt for place, task in known.items() if task.state in ("running", "lost")}
         past = read_past(storage, flow, run, lambda *place: place in origin.tasks, problems.append, started)
-        missing = _missing_records(storage, flow, run, made, known)
+        missing = _missing_records(storage, flow, run, made, known, outputs=store.outputs)
         begun = _begun(session, storage, found)
     write_run_id(options, flow, run, session.metadata, root=storage.root)
     watcher = watch(session, store, again=True)
@@ -335,24 +335,33 @@ def _begun(session: Session, storage: Storage, found: _Found) -> Any:
 
 
 def _missing_records(
-    storage: Storage, flow: str, run: str, made: Plan, known: Mapping[tuple[str, str], TaskRecord]
-) -> list[TaskRecord]:
-    """Return the records of tasks that committed while nobody watched."""
+    storage: Storage,
+    flow: str,
+    run: str,
+    made: Plan,
+    known: Mapping[tuple[str, str], TaskRecord],
+    *,
+    outputs: bool,
+) -> list[Record]:
+    """Return the records of tasks that committed while nobody watched, with what they made (`outputs`)."""
     from flowkit.datastore.manifests import read_manifest
     from flowkit.datastore.many import mapped_over
+    from flowkit.metadata.outputs import output_of
     from flowkit.metadata.records import TaskRecord
 
     places = [(step, task) for step, tasks in made.clones.items() for task in tasks]
     missing = [place for place in places if place not in known or known[place].state != "succeeded"]
 
-    def read(place: tuple[str, str]) -> TaskRecord | None:
+    def read(place: tuple[str, str]) -> list[Record]:
         step, task = place
         manifest = read_manifest(storage, flow, run, step, task)
         if manifest is None:
-            return None
+            return []
         origin = None if manifest.run == run else f"{flow}/{manifest.run}/{step}/{manifest.task}"
-        return TaskRecord(
+        record = TaskRecord(
             flow, run, step, task, "succeeded", manifest.attempt, manifest.started, manifest.ended, None, origin
         )
+        made = [output_of(manifest, run=run, task=task, attempt=manifest.attempt)] if outputs else []
+        return [record, *made]
 
-    return [record for record in mapped_over(storage, read, missing) if record is not None]
+    return [record for found in mapped_over(storage, read, missing) for record in found]
