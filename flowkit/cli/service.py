@@ -52,7 +52,7 @@ def start_command(console: Console) -> click.Command:
 
     def callback(**given: Any) -> int:
         database = database_of(given.pop("database"), given.pop("database_file"))
-        _warn_of_password(console)
+        warn_of_password(console)
         options = {_NAMES.get(name, name): value for name, value in given.items() if value not in (None, ())}
         options["access_log"] = not options.pop("no_access_log", False)
         server = load("services", "metadata").configured(database=database, **options)
@@ -69,6 +69,7 @@ def migrate_command(console: Console) -> click.Command:
     """Make ``migrate``."""
 
     def callback(database: str | None, database_file: str | None, check: bool, sql: bool) -> int:
+        warn_of_password(console)
         server = load("services", "metadata").configured(database=database_of(database, database_file))
         plan = server.migrate(check=check or sql)
         if sql:
@@ -200,7 +201,7 @@ def _teller(console: Console, server: Any) -> Callable[[str], None]:
     return told
 
 
-def _warn_of_password(console: Console) -> None:
+def warn_of_password(console: Console) -> None:
     """Say so where a password can be seen by everybody on this machine."""
     source = click.get_current_context().get_parameter_source("database")
     database = click.get_current_context().params.get("database") or ""

@@ -10,7 +10,7 @@ import click
 
 from flowkit.cli.console import Console
 from flowkit.cli.group import Group
-from flowkit.cli.service import database_of, database_options
+from flowkit.cli.service import database_of, database_options, warn_of_password
 from flowkit.cli.table import moment, one_line, table
 from flowkit.exceptions import UsageError
 from flowkit.registry import load
@@ -35,7 +35,7 @@ def command(console: Console) -> click.Command:
 def _create_command(console: Console) -> click.Command:
     def callback(name: str, scope: tuple[str, ...], project: tuple[str, ...], expires: str, **where: Any) -> int:
         seconds = life(expires)
-        with _desk(where) as desk:
+        with _desk(console, where) as desk:
             token, text = desk.create(name, scope, project, seconds)
         limited = f" for {', '.join(token.projects)}" if token.projects else ""
         until = "it never expires" if token.expires is None else f"until {moment(token.expires)}"
@@ -70,7 +70,7 @@ def _create_command(console: Console) -> click.Command:
 
 def _list_command(console: Console) -> click.Command:
     def callback(json: bool, **where: Any) -> int:
-        with _desk(where) as desk:
+        with _desk(console, where) as desk:
             tokens = desk.tokens()
         if json:
             console.json([{**token._asdict(), "state": _state(token)} for token in tokens])
@@ -101,7 +101,7 @@ def _list_command(console: Console) -> click.Command:
 
 def _revoke_command(console: Console) -> click.Command:
     def callback(ids: tuple[str, ...], **where: Any) -> int:
-        with _desk(where) as desk:
+        with _desk(console, where) as desk:
             for token_id in ids:
                 token = desk.revoke(token_id)
                 console.say(f"Token {token.id} ({token.name}) is revoked: a running service refuses it within seconds.")
@@ -133,7 +133,8 @@ def life(text: str) -> float | None:
     return seconds
 
 
-def _desk(where: dict[str, Any]) -> Any:
+def _desk(console: Console, where: dict[str, Any]) -> Any:
+    warn_of_password(console)
     return load("services", "tokens")(database_of(where["database"], where["database_file"]))
 
 
