@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -22,16 +22,22 @@ from flowkit.metadata_service import metaflow_wire as bodies
 from flowkit.metadata_service import wire
 from flowkit.metadata_service.access import PROJECT_TAG, Caller
 from flowkit.metadata_service.audit import touched
-from flowkit.metadata_service.metaflow_tasks import add_artifacts, add_fields, add_steps, add_tasks, visible_run
+from flowkit.metadata_service.metaflow_tasks import (
+    NEXT_CURSOR,
+    add_artifacts,
+    add_fields,
+    add_steps,
+    add_tasks,
+    pages_of,
+    streamed,
+    visible_run,
+)
 from flowkit.metadata_service.problems import Unprocessable, answers
 from flowkit.metadata_service.service import Service
 from flowkit.metadata_service.store import Beat, ServiceStore
 from flowkit.metadata_service.v1_access import check_writable
 from flowkit.metadata_service.v1_pages import cursor_place, filled_page
 from flowkit.metadata_service.v1_runs import visible_flows
-
-NEXT_CURSOR = "X-Next-Cursor"
-_PAGE = 1000
 
 FlowName = Annotated[str, Path(pattern=wire.NAME)]
 RunName = Annotated[str, Path(pattern=wire.NAME)]
@@ -62,11 +68,10 @@ def _add_flows(routes: APIRouter, service: Service) -> None:
     @routes.get("/flows/{flow}", responses=answers(404))
     def show_flow(flow: FlowName, caller: Caller = Depends(guard.reader)) -> Response:
         """Show a flow."""
-        facts = store.facts(flow, None)
-        first = None if facts else _some_run(store, caller, flow)
-        if not facts and first is None:
+        facts, first = _flow(store, caller, flow)
+        if first is None and not facts:
             raise NotFound(f"there is no flow {flow}")
-        return wire.reply(records.flow_json(flow, first.created if first else 0.0, _for(caller, facts)))
+        return wire.reply(records.flow_json(flow, first.created if first else 0.0, facts))
 
     @routes.post("/flows/{flow}", responses=answers(409), openapi_extra=wire.expects(bodies.NewFlow))
     def create_flow(
@@ -74,10 +79,12 @@ def _add_flows(routes: APIRouter, service: Service) -> None:
     ) -> Response:
         """Create a flow; 409 if it is there."""
         body = wire.parsed(bodies.NewFlow, raw)
-        if store.facts(flow, None) or _some_run(store, caller, flow) is not None:
+        facts, first = _flow(store, caller, flow)
+        if facts or first is not None:
             raise Conflict(f"the flow {flow} is there already")
         facts = {**body.model_dump(mode="json"), "created": time.time()}
-        store.put_facts(flow, None, facts)
+        if not store.facts(flow, None):  # whoever may not see that it is there makes it in their own eyes only
+            store.put_facts(flow, None, facts)
         return wire.reply(records.flow_json(flow, 0.0, facts))
 
 
@@ -91,8 +98,7 @@ def _add_runs(routes: APIRouter, service: Service) -> None:
         A page with filters may be short, or empty, and not the last one: the header tells.
         """
         query = filters.parse(request.query_params.multi_items(), filters.RUN_FIELDS)
-        found, cursor = _runs(store, caller, flow, query)
-        return wire.reply(found, headers={} if cursor is None else {NEXT_CURSOR: cursor})
+        return _runs(store, caller, flow, query)
 
     @routes.get("/flows/{flow}/runs/{run}", responses=answers(404))
     def show_run(flow: FlowName, run: RunName, caller: Caller = Depends(guard.reader)) -> Response:
@@ -186,10 +192,14 @@ def beaten(service: Service) -> Response:
     return wire.reply(json.dumps({"wait_time_in_seconds": interval}))
 
 
-def _runs(
-    store: ServiceStore, caller: Caller, flow: str, query: filters.Query
-) -> tuple[Sequence[dict[str, Any]], str | None]:
-    """Return the runs that are asked for, and where the next page begins."""
+def _runs(store: ServiceStore, caller: Caller, flow: str, query: filters.Query) -> Response:
+    """Return the runs that are asked for.
+
+    Raises
+    ------
+    NotFound
+        If there is no such flow for this caller.
+    """
     which = query.which
     if caller.projects is not None and len(caller.projects) == 1:
         which = which._replace(tags=(*which.tags, PROJECT_TAG + caller.projects[0]))
@@ -197,23 +207,19 @@ def _runs(
     def fetch(after: tuple[str] | None, size: int) -> list[RunRecord]:
         return store.runs(flow, which._replace(before=after[0] if after else None, limit=size))
 
+    def fetch_told(after: tuple[str] | None, size: int) -> list[tuple[str, dict[str, Any]]]:
+        return [(run.run, records.run_json(run) if caller.sees(run) else {}) for run in fetch(after, size)]
+
     def keep(run: RunRecord) -> bool:
         return caller.sees(run) and query.keeps(records.run_json(run))
 
     after = cursor_place(query.cursor, str)
-    if query.limit is not None:
-        found, cursor = filled_page(fetch, lambda run: (run.run,), after, query.limit, keep)
-        return [records.run_json(run) for run in found], cursor
-    kept: list[dict[str, Any]] = []
-    while True:
-        page = fetch(after, _PAGE)
-        kept += [records.run_json(run) for run in page if keep(run)]
-        if len(page) < _PAGE:
-            break
-        after = (page[-1].run,)
-    if not kept and not store.facts(flow, None) and _some_run(store, caller, flow) is None:
+    if not any(_flow(store, caller, flow)):
         raise NotFound(f"there is no flow {flow}")
-    return kept, None
+    if query.limit is None:
+        return streamed(pages_of(fetch_told, after, lambda told: bool(told) and query.keeps(told)))
+    found, cursor = filled_page(fetch, lambda run: (run.run,), after, query.limit, keep)
+    return wire.reply([records.run_json(run) for run in found], headers={} if cursor is None else {NEXT_CURSOR: cursor})
 
 
 def _some_run(store: ServiceStore, caller: Caller, flow: str) -> RunRecord | None:
@@ -226,6 +232,9 @@ def _some_run(store: ServiceStore, caller: Caller, flow: str) -> RunRecord | Non
     return None
 
 
-def _for(caller: Caller, facts: Any) -> Any:
-    """Return what a caller may know of a flow's making: who made it is told to those who see all of its runs."""
-    return facts if caller.projects is None else {"created": facts["created"]} if "created" in facts else {}
+def _flow(store: ServiceStore, caller: Caller, flow: str) -> tuple[Mapping[str, Any], RunRecord | None]:
+    """Return what was said of a flow, and a run of it: nothing where it does not exist for a caller."""
+    run = _some_run(store, caller, flow)
+    if caller.projects is None:
+        return store.facts(flow, None), run
+    return {}, run

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from flowkit.exceptions import Conflict, NotFound, UsageError
 from flowkit.metadata.records import ArtifactRecord, RunRecord, TaskRecord
@@ -65,6 +68,24 @@ def visible_task(store: ServiceStore, run: RunRecord, step: str, task: str) -> T
     return found
 
 
+def streamed(pages: Iterable[list[dict[str, Any]]]) -> Response:
+    """Return a list as an answer; one of several pages is sent page by page, so that none has to fit into memory."""
+    rest = iter(pages)
+    first, second = next(rest, []), next(rest, None)
+    if second is None:
+        return wire.reply(first)
+    return StreamingResponse(_pieces(chain((first, second), rest)), media_type="application/json")
+
+
+def _pieces(pages: Iterable[list[dict[str, Any]]]) -> Iterator[str]:
+    separator = "["
+    for page in pages:
+        if page:
+            yield separator + json.dumps(page, separators=(",", ":"), allow_nan=False)[1:-1]
+            separator = ","
+    yield "]" if separator == "," else "[]"
+
+
 def add_steps(routes: APIRouter, service: Service) -> None:
     """Add the routes of steps."""
     store, guard = service.store, service.guard
@@ -115,8 +136,7 @@ def add_tasks(routes: APIRouter, service: Service) -> None:
         record = visible_run(store, caller, flow, run)
         _step(store, record, step)
         query = filters.parse(request.query_params.multi_items(), filters.TASK_FIELDS)
-        found, cursor = _tasks(store, record, step, query)
-        return wire.reply(found, headers={} if cursor is None else {NEXT_CURSOR: cursor})
+        return _tasks(store, record, step, query)
 
     @routes.get(_TASK, responses=answers(404))
     def show_task(
@@ -334,10 +354,8 @@ def _shown(store: ServiceStore, run: RunRecord, task: TaskRecord) -> str:
     return records.shown_ids(store, run, [place])[place]
 
 
-def _tasks(
-    store: ServiceStore, run: RunRecord, step: str, query: filters.Query
-) -> tuple[Sequence[dict[str, Any]], str | None]:
-    """Return the tasks that are asked for, and where the next page begins."""
+def _tasks(store: ServiceStore, run: RunRecord, step: str, query: filters.Query) -> Response:
+    """Return the tasks that are asked for."""
 
     def fetch(after: tuple[str] | None, size: int) -> list[tuple[str, dict[str, Any]]]:
         page = store.tasks(run.flow, run.run, step, limit=size, after=after[0] if after else None)
@@ -345,17 +363,21 @@ def _tasks(
         return [(task.task, records.task_json(run, task, shown[step, task.task])) for task in page]
 
     after = cursor_place(query.cursor, str)
-    if query.limit is not None:
-        found, cursor = filled_page(
-            fetch, lambda item: (item[0],), after, query.limit, lambda item: query.keeps(item[1])
-        )
-        return [told for _, told in found], cursor
-    kept: list[dict[str, Any]] = []
+    if query.limit is None:
+        return streamed(pages_of(fetch, after, query.keeps))
+    found, cursor = filled_page(fetch, lambda item: (item[0],), after, query.limit, lambda item: query.keeps(item[1]))
+    return wire.reply([told for _, told in found], headers={} if cursor is None else {NEXT_CURSOR: cursor})
+
+
+def pages_of(
+    fetch: Callable[[Any, int], list[tuple[str, dict[str, Any]]]], after: Any, keep: Callable[[dict[str, Any]], bool]
+) -> Iterator[list[dict[str, Any]]]:
+    """Give a whole list, page by page: `fetch` gives ids and records after an id."""
     while True:
         page = fetch(after, _PAGE)
-        kept += [told for _, told in page if query.keeps(told)]
+        yield [told for _, told in page if keep(told)]
         if len(page) < _PAGE:
-            return kept, None
+            return
         after = (page[-1][0],)
 
 

@@ -135,6 +135,21 @@ class Client:
         return answer.json()
 
 
+def token(folder: Path, project: str) -> str:
+    """Make a token for the runs of a project."""
+    command = ["service", "token", "create", project, "--project", project, "--database", str(folder / "database")]
+    made = subprocess.run(
+        [sys.executable, "-m", "flowkit", *command],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+    )
+    return made.stdout.split()[-1]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of the service."""
@@ -150,17 +165,7 @@ def service(folder: Path) -> Iterator[ServiceProcess]:
 @pytest.fixture(scope="module")
 def client(folder: Path, service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Client:
     """A client in whose flow the runs 1 (it worked), 2 (it failed) and 3 (it resumed 2) have ended."""
-    command = ["service", "token", "create", "tester", "--project", "stories", "--database", str(folder / "database")]
-    made = subprocess.run(
-        [sys.executable, "-m", "flowkit", *command],
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=DEADLINE,
-    )
-    client = Client(tmp_path_factory.mktemp("client"), service.url, made.stdout.split()[-1])
+    client = Client(tmp_path_factory.mktemp("client"), service.url, token(folder, "stories"))
     client.flow("run", "--tag", "blue", "--tag", "first")
     client.flow("run", "--broken", "True", code=1)
     client.flow("resume", "--origin-run-id", "2")
@@ -333,3 +338,28 @@ def test_a_client_without_a_key_gets_nothing(client):
             found = str(error)
         """
     assert "code 401" in client.read(source, METAFLOW_SERVICE_AUTH_KEY="")
+
+
+def test_to_the_token_of_another_project_the_flow_is_not_there(client, folder):
+    key = token(folder, "other")
+
+    def status(method: str, path: str, **body: Any) -> int:
+        options: dict[str, Any] = {"json": body} if method == "POST" else {}
+        answer = requests.request(method, client.url + path, headers={"x-api-key": key}, timeout=DEADLINE, **options)
+        assert answer.status_code < 500, answer.text
+        return answer.status_code
+
+    for path in ("", "/runs", "/runs/1", "/runs/1/steps", "/runs/1/steps/start/tasks/2/artifacts", "/runs/1/metadata"):
+        assert status("GET", f"/flows/StoryFlow{path}") == 404, path
+    for path in ("heartbeat", "steps/x/step", "steps/x/task", "steps/start/tasks/2/metadata"):
+        assert status("POST", f"/flows/StoryFlow/runs/1/{path}") == 404, path
+    # a flow of the same name may be theirs all the same
+    assert status("POST", "/flows/StoryFlow", user_name="bob") == 200
+    assert status("POST", "/flows/StoryFlow/run", user_name="bob") == 403
+    assert status("POST", "/flows/StoryFlow/run", tags=["project:other"]) == 403
+    assert status("POST", "/flows/StoryFlow/run", system_tags=["project:other"]) == 200
+    assert status("GET", "/flows/StoryFlow") == 200
+    assert status("POST", "/flows/StoryFlow", user_name="bob") == 409
+    runs = requests.get(f"{client.url}/flows/StoryFlow/runs", headers={"x-api-key": key}, timeout=DEADLINE).json()
+    assert [run["run_number"] for run in runs] == [4]
+    assert "4" not in [run["run"] for run in client.own("/v1/flows/StoryFlow/runs")["items"]]

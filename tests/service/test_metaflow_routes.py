@@ -459,6 +459,25 @@ def test_lists_of_runs_are_filtered_and_come_in_pages(api, flow):
     assert api.status("GET", f"/flows/{next(_NAMES)}/runs") == 404
 
 
+def test_a_long_list_is_whole(api, flow):
+    runs = [
+        {"kind": "run", "flow": flow, "run": str(number), "user": "ann", "state": "failed", "created": 1000.0 + number}
+        for number in range(1, 2101)
+    ]
+    tasks = [
+        {"kind": "task", "flow": flow, "run": "1", "step": "s", "task": str(number), "state": "succeeded"}
+        for number in range(2000)
+    ]
+    api.post("/v1/records", {"records": [*runs, *tasks]})
+    path = f"/flows/{flow}/runs"
+    assert [run["run_number"] for run in api.get(path)] == list(range(2100, 0, -1))
+    assert [run["run_number"] for run in api.get(path, **{"run_number:lt": "3"})] == [2, 1]
+    assert api.get(path, **{"run_number:gt": "3000"}) == []
+    assert [run["run_number"] for run in api.get(path, **{"run_number:gt": "2098"})] == [2100, 2099]
+    found = [task["task_id"] for task in api.get(f"{path}/1/steps/s/tasks")]
+    assert sorted(map(int, found)) == list(range(1, 2001))
+
+
 def test_lists_of_tasks_are_filtered_and_come_in_pages(api, flow):
     run = api.run(flow)
     for _ in range(5):
