@@ -100,13 +100,7 @@ def load(kind: str, name: str) -> Any:
             label = kind.rstrip("s").replace("_", " ")
             hint = did_you_mean(name, known) or f"known: {', '.join(known)}"
             raise NotFound(f"there is no {label} called '{name}'", hint)
-        try:
-            return point.load()
-        except Exception as error:
-            raise UsageError(
-                f"the plugin '{name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
-                "reinstall or remove the package that brings it",
-            ) from error
+        return _loaded(point)
     module, _, attribute = entry.target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -117,6 +111,39 @@ def load(kind: str, name: str) -> Any:
             f"'{name}' needs a package that is not installed: {error.name}",
             f"pip install 'flowkit[{entry.extra}]'",
         ) from error
+
+
+def plugin(kind: str, name: str) -> Any:
+    """Import and return what an installed package brings under a name; None where none does.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be imported; the package is named.
+    """
+    point = _entry_points(kind).get(name)
+    return None if point is None else _loaded(point)
+
+
+def plugins(kind: str) -> dict[str, str]:
+    """Return the names that installed packages bring, each with its package; nothing is imported."""
+    return {name: _package(point) for name, point in sorted(_entry_points(kind).items())}
+
+
+def _loaded(point: Any) -> Any:
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:  # the border to code that is not ours
+        raise UsageError(
+            f"the plugin '{point.name}' of the package {_package(point)} ({point.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}",
+            f"reinstall or remove it: pip uninstall {_package(point)}",
+        ) from error
+
+
+def _package(point: Any) -> str:
+    found = getattr(point, "dist", None)
+    return str(found.name) if found is not None else point.value.partition(":")[0]
 
 
 def _entry_points(kind: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def _group(console: Console) -> LazyGroup:
     return LazyGroup(
         COMMANDS,
         HIDDEN,
+        "console_commands",
         name="flowkit",
         callback=callback,
         params=params,

@@ -50,26 +50,32 @@ class LazyGroup(Group):
         The commands, in the order in which they are listed.
     hidden : frozenset of str
         Those that are not listed.
+    plugins : str, optional
+        The kind under which installed packages bring more commands (`flowkit.registry`): each is a click command, or a
+        function that makes one of what `obj` is. They are looked at only for names that are not in the table.
     **options
         As for click.Group.
     """
 
-    def __init__(self, table: Table, hidden: frozenset[str] = frozenset(), **options: Any) -> None:
+    def __init__(
+        self, table: Table, hidden: frozenset[str] = frozenset(), plugins: str | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._plugins = plugins
         self._table = table
         self._hidden = hidden
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands that are shown."""
-        return [name for name in self._table if name not in self._hidden]
+        return [name for name in self._table if name not in self._hidden] + list(self._brought())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and make a command; None where there is none of that name."""
-        if cmd_name not in self._table:
-            return None
         known = self.commands.get(cmd_name)
         if known is not None:
             return known
+        if cmd_name not in self._table:
+            return self._from_plugin(ctx, cmd_name)
         import importlib
 
         module = importlib.import_module(self._table[cmd_name][0])
@@ -82,7 +88,32 @@ class LazyGroup(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._table[name][1]) for name in self.list_commands(ctx)])
+            brought = {name: ("", f"(from {package})") for name, package in self._brought().items()}
+            table = {**self._table, **brought}
+            formatter.write_dl([(name, table[name][1]) for name in self.list_commands(ctx)])
+
+    def _brought(self) -> dict[str, str]:
+        """Return the names of commands that installed packages bring, each with its package."""
+        if self._plugins is None:
+            return {}
+        from flowkit.registry import plugins
+
+        return {name: package for name, package in plugins(self._plugins).items() if name not in self._table}
+
+    def _from_plugin(self, ctx: click.Context, name: str) -> click.Command | None:
+        if self._plugins is None:
+            return None
+        from flowkit.registry import plugin
+
+        found = plugin(self._plugins, name)
+        if found is None:
+            return None
+        command = found if isinstance(found, click.Command) else found(ctx.obj)
+        if not isinstance(command, click.Command):
+            raise UsageError(f"the plugin '{name}' is no command but a {type(command).__name__}", "see docs/plugins.md")
+        command.name = name
+        self.commands[name] = command
+        return command
 
 
 def guarded(console: Console, action: Callable[[], int]) -> int:

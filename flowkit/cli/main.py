@@ -138,6 +138,7 @@ def _group(session: Session) -> LazyGroup:
     group = LazyGroup(
         COMMANDS,
         HIDDEN,
+        "commands",
         name=session.definition.name,
         callback=callback,
         params=params,
