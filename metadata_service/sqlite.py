@@ -25,6 +25,7 @@ from flowkit.metadata_service.ledgers import LedgerTables
 from flowkit.metadata_service.records_store import RecordTables
 from flowkit.metadata_service.sql import Shape
 from flowkit.metadata_service.tables import Outbox, Session
+from flowkit.metadata_service.turns import Turns
 from flowkit.metadata_service.wakers import Wakers
 
 FILE = "service.db"
@@ -76,6 +77,11 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
         with explained(self.path):
             self._opened = _identity(self.path)
             self._writer = connect(self.path)
+        try:
+            self._turns = Turns(self.path)
+        except OSError as error:
+            self._writer.close()
+            raise StoreError(f"{self.path} cannot be locked: {error.strerror}", "check who owns the folder") from error
         self._wakers = Wakers(self._watch)
 
     def about(self) -> dict[str, Any]:
@@ -99,6 +105,7 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
                 reader.close()
             self._readers.clear()
             self._writer.close()
+            self._turns.close()
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -125,7 +132,13 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
             raise StoreError("the metadata store was closed already")
         self._check_file()
         if self._group is None:
-            patiently(lambda: self._writer.execute("BEGIN IMMEDIATE"), self.path, self.patience)
+            if not self._turns.take(self.patience):
+                raise _locked(self.path, self.patience)
+            try:
+                patiently(lambda: self._writer.execute("BEGIN IMMEDIATE"), self.path, self.patience)
+            except BaseException:
+                self._turns.end()
+                raise
             self._group = _Group()
         return self._group
 
@@ -142,8 +155,9 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
                 db.execute("ROLLBACK TO one")
                 db.execute("RELEASE one")
             else:  # a full disk undoes everything
-                group.finish(error)
                 self._group = None
+                self._turns.end()
+                group.finish(error)
             raise
         group.size += 1
 
@@ -156,17 +170,19 @@ class SqliteStore(RecordTables, ForeignTables, LedgerTables):
         if not last:
             return
         self._group = None
+        failure: BaseException | None = None
         try:
             if group.size:
                 patiently(lambda: self._writer.execute("COMMIT"), self.path, self.patience)
             else:
                 self._writer.execute("ROLLBACK")
-        except BaseException as error:
-            group.finish(error)
+        except BaseException as error:  # told to everyone of the group
+            failure = error
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-        else:
-            group.finish(None)
+        finally:
+            self._turns.end()
+            group.finish(failure)
 
     @contextmanager
     def _snapshot(self) -> Iterator[Session]:
@@ -349,9 +365,13 @@ def patiently(action: Callable[[], Any], path: str, patience: float) -> Any:
                 raise
             waited = time.monotonic() - began
             if waited >= patience:
-                who = lock_holder(path) or "another process"
-                raise StoreError(f"{path} has been locked by {who} for {waited:.0f} s") from error
+                raise _locked(path, waited) from error
             time.sleep(0.01)
+
+
+def _locked(path: str, waited: float) -> StoreError:
+    who = lock_holder(path) or "another process"
+    return StoreError(f"{path} has been locked by {who} for {waited:.0f} s", "end what holds the lock")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from flowkit.exceptions import StoreError
 from flowkit.metadata_service import sql
 from flowkit.metadata_service.schemas import Opened, nothing_there
 from flowkit.metadata_service.sqlite import APPLICATION_ID, FILE, PATIENCE, connect, explained, patiently, prepare
+from flowkit.metadata_service.turns import Turns
 
 _LONG = 60.0
 """Seconds that another process may take to migrate."""
@@ -26,7 +27,7 @@ def opened(folder: str, check: bool) -> Iterator[Opened]:
         return
     if not check:
         prepare(folder)
-    with explained(path), closing(connect(path)) as db:
+    with explained(path), _turn(path, check), closing(connect(path)) as db:
         if not check:
             patiently(lambda: db.execute("PRAGMA journal_mode=WAL").fetchone(), path, PATIENCE)
         patiently(lambda: db.execute("BEGIN" if check else "BEGIN EXCLUSIVE"), path, _LONG)
@@ -37,6 +38,17 @@ def opened(folder: str, check: bool) -> Iterator[Opened]:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+
+
+@contextmanager
+def _turn(path: str, check: bool) -> Iterator[None]:
+    """Wait for those who write, and keep them waiting, unless the database is only looked at."""
+    if check:
+        yield
+        return
+    with closing(Turns(path)) as turns:
+        turns.take(_LONG)  # in vain: whoever has it is told of by the lock of the database itself
+        yield
 
 
 class _Schema:

@@ -136,10 +136,11 @@ def test_what_was_acknowledged_is_there_after_a_kill_also_with_two_processes(
         for n, path in enumerate(told):
             with path.open("wb") as file:
                 command = [sys.executable, "-c", WRITER, str(tmp_path), str(n)]
-                processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL))
+                processes.append(subprocess.Popen(command, stdout=file, cwd=tmp_path))
         deadline = time.monotonic() + 60
         while min(path.stat().st_size for path in told) < 400:
             assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes)
             store.register([task(str(time.time_ns()))])
     finally:
         for process in processes:
