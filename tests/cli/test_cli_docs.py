@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from flowkit import FlowSpec, project, step, trigger_on_finish
+from flowkit import Config, FlowSpec, project, step, trigger_on_finish
 from flowkit.cli import console_script, main
 from flowkit.cli.console import Console
 from flowkit.cli.session import Session
@@ -30,6 +30,8 @@ class Plain(FlowSpec):
 @trigger_on_finish(flow="Plain")
 @project(name="demo")
 class Decorated(FlowSpec):
+    train = Config("train")
+
     @step
     def start(self):
         self.next(self.end)
@@ -100,6 +102,6 @@ def test_the_options_before_the_command():
     session = Session(define(Plain), Console())
     options = _options(main._group(session)) | {"--help", "-h"}
     ours = _options(main._group(Session(define(Decorated), Console()))) - options
-    assert ours == {"--branch", "--production", "--trigger"}
+    assert ours == {"--branch", "--production", "--trigger", "--config", "--config-value"}
     assert _named(_section("Before the command")) == options | ours | {"--no-pylint", "--environment"}
     assert _options(console_script._group(Console())) == {"--quiet", "--not-quiet", "-q"}
