@@ -426,13 +426,13 @@ def test_a_head_must_come():
                 pytest.fail("it was taken byte by byte")
             except (BrokenPipeError, ConnectionResetError):
                 pass
-        with socket.create_connection(place) as good:
-            good.settimeout(DEADLINE)
-            ask(good)
-            time.sleep(0.4)  # nobody has to hurry between two requests
-            ask(good)
-            good.sendall(GET[:5])
-            assert ended(good)
+    with serving(small, head=2.0) as place, socket.create_connection(place) as good:
+        good.settimeout(DEADLINE)
+        ask(good)
+        time.sleep(2.2)  # nobody has to hurry between two requests
+        ask(good)
+        good.sendall(GET[:5])
+        assert ended(good)
 
 
 def test_too_many_connections_make_room():
