@@ -54,13 +54,15 @@ class Server:
         """Return a server with the given options of `Configuration`."""
         return cls(Configuration(**options))
 
-    def serve(self, ready: Callable[[str], object] | None = None) -> None:
+    def serve(self, ready: Callable[[str], object] | None = None, stopping: Callable[[], object] | None = None) -> None:
         """Serve until SIGTERM or SIGINT (a second one does not wait for open requests).
 
         Parameters
         ----------
         ready : callable, optional
             Is given the URL once requests are answered.
+        stopping : callable, optional
+            Is called when it begins to stop, which takes `GRACE` seconds and whatever a database call still waits for.
 
         Raises
         ------
@@ -86,11 +88,17 @@ class Server:
             raise_file_limit()
             url = url_of(listener, settings.host, settings.tls_certificate is not None)
             self._nobody_may = settings.guarded and settings.oidc_issuer is None and not service.store.tokens()
+
+            def stop() -> None:
+                if stopping is not None:
+                    stopping()
+                service.broadcaster.stop()
+
             server = _Uvicorn(
                 _uvicorn_config(logged, settings),
                 warm=lambda: first_request(app),
                 ready=lambda: ready(url) if ready is not None else None,
-                stopping=service.broadcaster.stop,
+                stopping=stop,
             )
             server.run(sockets=[listener])
 

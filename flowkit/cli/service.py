@@ -22,8 +22,8 @@ COMMANDS: Table = {
 }
 DEFAULT_FOLDER = f"~/{FOLDER}/{SERVICE_FOLDER}"
 """Where the database is that nobody named: SQLite."""
-_STOP_WITHIN = 15.0
-"""Seconds after the end of serving within which the process is gone, whatever a database call still waits for."""
+_STOP_WITHIN = 25.0
+"""Seconds from a signal on within which the process is gone, whatever a database call still waits for."""
 
 
 class _ServiceGroup(LazyGroup):
@@ -56,10 +56,8 @@ def start_command(console: Console) -> click.Command:
         options = {_NAMES.get(name, name): value for name, value in given.items() if value not in (None, ())}
         options["access_log"] = not options.pop("no_access_log", False)
         server = load("services", "metadata").configured(database=database, **options)
-        server.serve(_teller(console, server))
+        server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN))
         console.say("Stopped.")
-        console.flush()
-        _end_within(_STOP_WITHIN)
         return 0
 
     return click.Command("start", callback=callback, params=[*database_options(), *_options()], help=_START)
