@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
 
 _WITHOUT = frozenset(
-    {"status", "logs", "dump", "tag", "cancel", "batch", "kubernetes", "docker", "help", "version", "step"}
+    {"status", "logs", "dump", "tag", "cancel", "batch", "kubernetes", "docker", "help", "version", "step", "spin"}
 )
-"""Commands that look at runs and need no configs; ``step`` has those of its run."""
+"""Commands that look at runs and need no configs; ``step`` and ``spin`` have those of their run."""
 FILES = "FLOWKIT_FLOW_CONFIG"
 VALUES = "FLOWKIT_FLOW_CONFIG_VALUE"
 
@@ -86,6 +86,11 @@ def settle(session: Session, group: click.Group, arguments: Sequence[str], comma
         The names of the commands.
     """
     given = scan(arguments, group, commands)
+    if given.command == "spin" and (given.files or given.values):
+        raise UsageError(
+            "spin takes no --config and no --config-value: it has the configs of the run whose inputs it takes",
+            "leave them out; or begin a new run with them: run",
+        )
     if given.command in _WITHOUT:
         return False
     try:
@@ -256,6 +261,22 @@ def _variable(name: str, wrong: list[UsageError]) -> dict[str, Any]:
 
 
 # -- the configs of a run ------------------------------------------------------------------------------------------
+
+
+def settle_as_run(session: Session, storage: Storage, run: str) -> None:
+    """Have the flow as it was with the configs of a run.
+
+    Raises
+    ------
+    NotFound
+        If there is no such run.
+    """
+    if not session.definition.configs:
+        session.settle({})
+        return
+    from flowkit.runtime.origin import run_parameters
+
+    session.settle(values_of_run(session, storage, run_parameters(storage, session.definition.name, run)))
 
 
 def values_of_run(session: Session, storage: Storage, manifest: Any) -> dict[str, Any]:

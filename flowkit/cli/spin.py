@@ -70,9 +70,15 @@ def _spin(
     console = session.console
     run, step, task = _parts(session, pathspec)
     overrides = _overrides(session, given, artifacts_module)
-    session.prepare()
+    if not session.dynamic:
+        session.prepare()
     storage = session.storage()
     run, launch = _found(session, storage, run, step, task)
+    if session.dynamic:
+        from flowkit.cli.configs import settle_as_run
+
+        settle_as_run(session, storage, run)
+        session.prepare()
     check_overrides(session.definition, launch, overrides)
     with contextlib.nullcontext(open_spins(storage, create=True)) if persist else _forgotten() as kept:
         console.say(f"Spinning {launch.ref} on the inputs of run {run}.")
