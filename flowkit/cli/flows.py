@@ -12,8 +12,9 @@ from flowkit.cli.status import plain_run, took
 from flowkit.cli.table import moment, one_line, table
 from flowkit.datastore.root import open_storage
 from flowkit.exceptions import NotFound
+from flowkit.metadata.opening import is_shared, open_shared
 from flowkit.metadata.records import FlowRecord, RunRecord
-from flowkit.metadata.store import RunFilter
+from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.settings import settings, user_name
 
 
@@ -38,28 +39,34 @@ def command(console: Console) -> click.Command:
 def _status(console: Console, datastore_root: str | None, json: bool) -> int:
     user = user_name()
     namespace = settings().namespace or f"user:{user}"
+    root: str | None = None
     try:
         storage = open_storage(datastore_root)
+        root = storage.root
+        store = open_metadata(settings().metadata, storage, console)
     except NotFound as error:
-        if datastore_root is not None:
+        if datastore_root is not None or root is not None:
             raise
+        if is_shared(settings().metadata):
+            return _show(console, open_shared(settings().metadata), user, namespace, None, json)
         if json:
             console.json({"user": user, "namespace": namespace, "root": None, "flows": []})
             return 0
         console.data(f"user: {one_line(user)}\nnamespace: {one_line(namespace)}\nroot: none")
         console.say(f"{error.headline}\n    {error.hint}")
         return 0
-    store = open_metadata(settings().metadata, storage, console)
+    return _show(console, store, user, namespace, root, json)
+
+
+def _show(console: Console, store: MetadataStore, user: str, namespace: str, root: str | None, json: bool) -> int:
     try:
         flows = [(flow, next(iter(store.runs(flow.flow, RunFilter(limit=1))), None)) for flow in store.flows()]
     finally:
         store.close()
     if json:
-        console.json(
-            {"user": user, "namespace": namespace, "root": storage.root, "flows": [_plain(*pair) for pair in flows]}
-        )
+        console.json({"user": user, "namespace": namespace, "root": root, "flows": [_plain(*pair) for pair in flows]})
         return 0
-    console.data(f"user: {one_line(user)}\nnamespace: {one_line(namespace)}\nroot: {one_line(storage.root)}")
+    console.data(f"user: {one_line(user)}\nnamespace: {one_line(namespace)}\nroot: {one_line(root or 'none')}")
     if not flows:
         console.say("No flow has run there yet.")
         return 0

@@ -157,9 +157,14 @@ def open_metadata(name: str, storage: Storage, console: Console) -> MetadataStor
     console : Console
         Told when the index is rebuilt.
     """
-    from flowkit.client.stores import open_index
+    if storage.remote:
+        from flowkit.client.stores import open_index
 
-    store = open_index(name, storage, notice=console.say)
+        store = open_index(name, storage, notice=console.say)
+    else:  # by far the usual case, without the client's modules
+        from flowkit.metadata.opening import open_store
+
+        store = open_store(name, storage.root, notice=console.say)
     if store.fresh:
         if _has_runs(storage):
             from flowkit.client.rebuild import rebuild

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowkit import registry
-from flowkit.client.stores import is_shared, open_index, open_shared
+from flowkit.client.stores import open_index
 from flowkit.datastore.artifacts import ArtifactReader
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.layered import LayeredStorage
@@ -20,6 +20,7 @@ from flowkit.datastore.runs import list_flows, read_run
 from flowkit.datastore.spins import open_spins
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, NotFound, StoreError, UsageError
+from flowkit.metadata.opening import is_shared, open_shared
 from flowkit.metadata.records import RunRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.manifest import Artifact, Manifest

@@ -9,8 +9,8 @@ from flowkit.client.namespace import get_metadata
 from flowkit.client.object import ClientObject
 from flowkit.client.run import Run
 from flowkit.client.step import Step
-from flowkit.client.stores import is_shared
 from flowkit.client.task import Task
+from flowkit.metadata.opening import is_shared
 
 __all__ = ["DataArtifact", "Flow", "FlowData", "Flowkit", "Run", "Step", "Task", "make"]
 

@@ -70,6 +70,10 @@ def _push(
         return None
     facts = (queue.url, queue.flow, queue.run)
     sent = 0
+    if not queue.waits:
+        queue.close()
+        kept = f"records that it refused are kept in {folder} (remove it when you have looked)"
+        return Pushed(*facts, 0, 0, kept) if queue.has_refused(folder) else None
     try:
         if queue.url not in away:
             calls = connections.setdefault(queue.url, Calls(place_of(queue.url)))

@@ -42,6 +42,7 @@ MOST_TEXT = 60_000
 _HEAD = "queue.json"
 _LOCK = "lock"
 _SUFFIX = ".jsonl"
+_REFUSED = ".refused"
 
 
 class Line(NamedTuple):
@@ -351,11 +352,19 @@ class Queue:
         with self._mutex:
             if self.folder is not None:
                 try:
-                    with open(f"{self._path(batch.number)}.refused", "w", encoding="utf-8") as file:
+                    with open(f"{self._path(batch.number)}{_REFUSED}", "w", encoding="utf-8") as file:
                         file.writelines(f"{line.text}\n" for line in lines)
                 except OSError:
                     pass  # the datastore has what they say
             self.done(batch)
+
+    @staticmethod
+    def has_refused(folder: str) -> bool:
+        """Whether a queue's folder holds records that the service will never take."""
+        try:
+            return any(name.endswith(_REFUSED) for name in os.listdir(folder))
+        except OSError:
+            return False
 
     def close(self, *, discard: bool = False) -> None:
         """Let go of the queue; the folder is removed where nothing waits any more (or nothing is to be sent)."""
@@ -466,7 +475,7 @@ def _locked(folder: str) -> int | None:
 def _remove_folder(folder: str) -> None:
     try:
         names = os.listdir(folder)
-        if any(name.endswith(".refused") for name in names):
+        if any(name.endswith(_REFUSED) for name in names):
             return  # kept for people
         # The lock goes last: who waits for it then finds that the folder is another one, or none.
         for name in sorted(names, key=lambda name: (name == _LOCK, name == _HEAD)):

@@ -389,6 +389,9 @@ def test_runs_of_another_datastore_are_listed_and_say_where_their_artifacts_are(
         check=0,
     )
     assert shown.stdout.splitlines() == ["succeeded True [('0', True, True)]", "DataError True"]
+    listed = workspace.flowkit("status", check=0)  # there is no datastore here at all
+    assert "FarFlow" in listed.stdout
+    assert "root: none" in listed.stdout
 
 
 def test_a_run_that_the_service_numbers_apart_is_not_mixed_into_another(
