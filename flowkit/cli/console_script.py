@@ -72,6 +72,7 @@ def help_command(console: Console) -> click.Command:
 
     def callback() -> int:
         parent: Any = click.get_current_context().parent
+        parent.command.lists_plugins = True
         console.data(parent.get_help())
         return 0
 

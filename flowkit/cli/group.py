@@ -19,6 +19,10 @@ Table = Mapping[str, tuple[str, str]]
 class Group(click.Group):
     """A group whose unknown commands are answered with the nearest known one."""
 
+    def brought(self) -> dict[str, str]:
+        """Return the names of commands that installed packages bring, each with its package."""
+        return {}
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command that the arguments begin with.
 
@@ -28,7 +32,7 @@ class Group(click.Group):
             If there is none of that name.
         """
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            known = self.list_commands(ctx)
+            known = [*self.list_commands(ctx), *self.brought()]
             hint = did_you_mean(args[0], known) or f"commands: {', '.join(known)}"
             raise UsageError(f"there is no command '{args[0]}'", hint)
         return super().resolve_command(ctx, args)
@@ -57,6 +61,9 @@ class LazyGroup(Group):
         As for click.Group.
     """
 
+    lists_plugins = False
+    """Whether help lists the commands of installed packages, too: finding them takes a moment."""
+
     def __init__(
         self, table: Table, hidden: frozenset[str] = frozenset(), plugins: str | None = None, **options: Any
     ) -> None:
@@ -67,7 +74,7 @@ class LazyGroup(Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands that are shown."""
-        return [name for name in self._table if name not in self._hidden] + list(self._brought())
+        return [name for name in self._table if name not in self._hidden]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and make a command; None where there is none of that name."""
@@ -88,11 +95,12 @@ class LazyGroup(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            brought = {name: ("", f"(from {package})") for name, package in self._brought().items()}
-            table = {**self._table, **brought}
-            formatter.write_dl([(name, table[name][1]) for name in self.list_commands(ctx)])
+            rows = [(name, self._table[name][1]) for name in self.list_commands(ctx)]
+            if self.lists_plugins:
+                rows += [(name, f"(from {package})") for name, package in self.brought().items()]
+            formatter.write_dl(rows)
 
-    def _brought(self) -> dict[str, str]:
+    def brought(self) -> dict[str, str]:
         """Return the names of commands that installed packages bring, each with its package."""
         if self._plugins is None:
             return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from flowkit.cli.session import Session
@@ -12,8 +14,9 @@ def help_command(session: Session) -> click.Command:
     """Make ``help``, which lists the commands."""
 
     def callback() -> int:
-        parent = click.get_current_context().parent
+        parent: Any = click.get_current_context().parent
         if parent is not None:
+            parent.command.lists_plugins = True
             session.console.data(parent.get_help())
         return 0
 

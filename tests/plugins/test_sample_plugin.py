@@ -69,9 +69,9 @@ def test_decorator_and_codec_work_in_a_run_and_for_the_client(flow):
 def test_commands_are_found_listed_and_told_apart(flow):
     assert flow.run("steps", check=True).stdout == "start end\n"
     assert flow.flowkit("hello", "Ada", check=True).stdout == "Hello, Ada!\n"
-    assert "(from sample-plugin)" in flow.run("--help", check=True).stdout
+    assert "(from sample-plugin)" in flow.run("help", check=True).stdout
     assert "did you mean 'steps'?" in flow.run("stepz", check=2).stderr
-    assert "(from sample-plugin)" in flow.flowkit("--help", check=True).stdout
+    assert "(from sample-plugin)" in flow.flowkit("help", check=True).stdout
 
 
 def test_a_broken_plugin_is_named_and_harms_only_who_uses_it(flow):
