@@ -313,20 +313,22 @@ def test_a_stream_has_the_events_of_the_own_projects_only(guarded: Guarded) -> N
 # -- tokens ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["Authorization", "x-api-key"])
-def test_a_token_that_is_revoked_is_refused_within_seconds(guarded: Guarded, header: str) -> None:
+def test_a_token_that_is_revoked_is_refused_within_seconds(guarded: Guarded) -> None:
+    url = f"{guarded.url}/v1/flows"
     with TokenDesk(guarded.database) as desk:
         token, text = desk.create("soon gone", ["read"])
-        headers = {header: f"Bearer {text}" if header == "Authorization" else text}
-        url = f"{guarded.url}/v1/flows"
-        assert requests.get(url, headers=headers, timeout=DEADLINE).status_code == 200
+        ways = [{"Authorization": f"Bearer {text}"}, {"x-api-key": text}]
+        for headers in ways:
+            assert requests.get(url, headers=headers, timeout=DEADLINE).status_code == 200
         desk.revoke(token.id)
         revoked = time.monotonic()
-        while (reply := requests.get(url, headers=headers, timeout=DEADLINE)).status_code == 200:
+        while requests.get(url, headers=ways[0], timeout=DEADLINE).status_code == 200:
             assert time.monotonic() - revoked < KEPT + DEADLINE
             time.sleep(0.05)
-        assert reply.status_code == 401
-        assert "revoked" in reply.json()["error"]
+        for headers in ways:
+            reply = requests.get(url, headers=headers, timeout=DEADLINE)
+            assert reply.status_code == 401
+            assert "revoked" in reply.json()["error"]
         while (used := next(each for each in desk.tokens() if each.id == token.id).used) is None:
             assert time.monotonic() - revoked < 2 * DEADLINE
             time.sleep(0.05)
