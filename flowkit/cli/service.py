@@ -56,7 +56,7 @@ def start_command(console: Console) -> click.Command:
         options = {_NAMES.get(name, name): value for name, value in given.items() if value not in (None, ())}
         options["access_log"] = not options.pop("no_access_log", False)
         server = load("services", "metadata").configured(database=database, **options)
-        server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN))
+        server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN, console))
         console.say("Stopped.")
         return 0
 
@@ -211,8 +211,13 @@ def warn_of_password(console: Console) -> None:
         )
 
 
-def _end_within(seconds: float) -> None:
+def _end_within(seconds: float, console: Console) -> None:
     """End the process even if a thread hangs in a call that does not come back."""
-    timer = threading.Timer(seconds, os._exit, (1,))
+
+    def end() -> None:
+        console.warn("Stopped, without waiting any longer for the database.")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
