@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,94 @@ def test_without_yaml_installed(workspace: Any) -> None:
     said = workspace.run("--config", "train", "train.yaml", "check", check=2).stderr
     assert "configs in YAML need a package that is not installed: PyYAML" in said
     assert "pip install 'flowkit[yaml]'" in said
+
+
+BASE = """
+    from flowkit import Config, FlowSpec, IncludeFile, Parameter, current, step, timeout
+
+
+    class Base(FlowSpec):
+        cfg = Config("cfg", default_value={"name": "shared", "path": "words.txt", "minutes": 1, "big": [1, 2]})
+        words = IncludeFile("words", default=cfg.path)
+        many = Parameter("many", default=cfg.big)
+        times = Parameter("times", type=int, default=cfg.minutes, help=cfg.name)
+
+        @timeout(minutes=cfg.minutes)
+        @step
+        def start(self):
+            self.many.append(3)  # its own copy
+            self.seen = [self.words, self.many, self.times, current.project_name]
+            self.next(self.middle)
+"""
+DERIVED = """
+    import os
+    import time
+
+    from flowkit import Config, config_expr, current, project, step
+    from shared import Base
+
+
+    @project(name=config_expr("cfg.name"))
+    class Derived(Base):
+        other = Config("other", default_value='{"a": {"b": 2}}')
+        constant = config_expr("other.a.b + 1")
+
+        @step
+        def middle(self):
+            if os.path.exists("wait") and current.retry_count == 0:
+                open("waiting", "w").close()
+                time.sleep(60)
+            self.seen += [self.constant, self.cfg.name]
+            self.next(self.end)
+
+        @step
+        def end(self):
+            self.kept = self.cfg.big
+
+
+    if __name__ == "__main__":
+        Derived()
+"""
+
+
+def test_configs_of_base_flows_and_a_run_that_is_taken_over(workspace: Any) -> None:
+    workspace.write("shared.py", BASE)
+    workspace.write("flow.py", DERIVED)
+    workspace.write("words.txt", "hi")
+    workspace.run("run", check=True)
+    help = " ".join(workspace.run("run", "--help", check=True).stdout.split())
+    assert "--times INTEGER shared [default: 1]" in help
+    assert "--words FILE [default: words.txt]" in help
+    workspace.write("wait", "")
+    values = json.dumps({"name": "taken", "path": "words.txt", "minutes": 2, "big": []})
+    process = workspace.start("--config-value", "cfg", values, "run")
+    deadline = time.monotonic() + 60
+    while not (workspace.path / "waiting").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    (workspace.path / "wait").unlink()
+    refused = workspace.run("--config", "cfg", "x.json", "resume", "--reattach", "2", check=2).stderr
+    assert "resume takes no --config" in refused
+    workspace.run("resume", "--reattach", "2", check=True)
+    taken, first = workspace.client().Flow("Derived")
+    assert first.data.seen == ["hi", [1, 2, 3], 1, "shared", 3, "shared"]
+    assert first.data.kept == [1, 2]
+    assert "project:shared" in first.system_tags
+    assert taken.id == "2"
+    assert taken.successful
+    assert taken.data.seen == ["hi", [3], 2, "taken", 3, "taken"]
+    assert "project:taken" in taken.system_tags
+
+
+def test_spin_has_the_configs_of_the_run(workspace: Any) -> None:
+    workspace.write("flow.py", FLOW)
+    workspace.write("train.json", json.dumps(VALUES))
+    workspace.run("--config", "train", "train.json", "run", check=True)
+    (workspace.path / "train.json").unlink()
+    spun = workspace.run("spin", "end", check=True)
+    assert "end/0 succeeded" in spun.output
+    refused = workspace.run("--config-value", "train", "{}", "spin", "end", check=2).stderr
+    assert "spin takes no --config and no --config-value" in refused
