@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from flowkit.decorators.trigger import trigger, trigger_on_finish
     from flowkit.decorators.user_steps import USER_SKIP_STEP, UserStepDecorator, user_step_decorator
     from flowkit.exceptions import FlowkitError
+    from flowkit.model.config_parsers import pyproject_toml_parser, requirements_txt_parser
     from flowkit.model.configs import Config, ConfigValue, config_expr
     from flowkit.model.flowspec import FlowSpec, step
     from flowkit.model.include_file import IncludeFile
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from flowkit.plugins.aws.s3_objects import S3GetObject, S3Object, S3PutObject
     from flowkit.plugins.docker.decorator import docker
     from flowkit.plugins.kubernetes.decorator import kubernetes
-    from flowkit.plugins.yaml_files import yaml_parser
+    from flowkit.plugins.yaml_files import conda_environment_yml_parser, yaml_parser
     from flowkit.runner.executing import ExecutingRun, ExecutingTask
     from flowkit.runner.notebook import NBRunner
     from flowkit.runner.runner import Runner
@@ -109,6 +110,7 @@ __all__ = [
     "__version__",
     "batch",
     "catch",
+    "conda_environment_yml_parser",
     "config_expr",
     "current",
     "default_metadata",
@@ -129,7 +131,9 @@ __all__ = [
     "parallel_map",
     "profile",
     "project",
+    "pyproject_toml_parser",
     "pytorch_parallel",
+    "requirements_txt_parser",
     "resources",
     "retry",
     "schedule",
@@ -156,6 +160,9 @@ _HOMES: dict[str, str] = {
     "user_step_decorator": "flowkit.decorators.user_steps",
     "USER_SKIP_STEP": "flowkit.decorators.user_steps",
     "config_expr": "flowkit.model.configs",
+    "conda_environment_yml_parser": "flowkit.plugins.yaml_files",
+    "pyproject_toml_parser": "flowkit.model.config_parsers",
+    "requirements_txt_parser": "flowkit.model.config_parsers",
     "yaml_parser": "flowkit.plugins.yaml_files",
     "IncludeFile": "flowkit.model.include_file",
     "current": "flowkit.context",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flowkit.exceptions import MissingExtra
@@ -34,6 +35,30 @@ class YamlParser:
                     places[(*path, position)] = item.start_mark.line + 1
                     todo.append((item, (*path, position)))
         return places
+
+
+def conda_environment_yml_parser(text: str) -> dict[str, Any]:
+    """Read an ``environment.yml`` of conda, for `Config(…, parser=…)`.
+
+    Returns
+    -------
+    dict
+        ``packages``: names to versions (empty where none is given; an exact one without its ``=``), and ``python``.
+
+    Raises
+    ------
+    ValueError
+        If it has a list for pip, or a line that is no package with a version.
+    """
+    packages: dict[str, str] = {}
+    for item in (_yaml().safe_load(text) or {}).get("dependencies", ()):
+        if not isinstance(item, str):
+            raise ValueError(f"dependencies: only packages of conda are taken, not {', '.join(item)}:")
+        found = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*((?:[<>=!~]=?[^\s,<>=!~]+,?)*)", item.strip())
+        if found is None:
+            raise ValueError(f"dependencies: this is no package with a version: {item}")
+        packages[found[1]] = re.sub(r"^={1,2}(?=[^,<>=!~]+$)", "", found[2])
+    return {"packages": packages, "python": packages.pop("python", None)}
 
 
 def _yaml() -> Any:

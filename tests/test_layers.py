@@ -63,7 +63,7 @@ OWNERS: dict[str, set[str]] = {
     "click": {"flowkit.cli"},
     "cloudpickle": {"flowkit.datastore"},
     "blake3": {"flowkit.datastore"},
-    "tomli": {"flowkit.model.config_files", "flowkit.settings"},
+    "tomli": {"flowkit.model.config_files", "flowkit.model.config_parsers", "flowkit.settings"},
     "numpy": {"flowkit.datastore.arrow"},
     "pandas": {"flowkit.datastore.arrow"},
     "pyarrow": {"flowkit.datastore.arrow"},

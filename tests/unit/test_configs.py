@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
+from flowkit import conda_environment_yml_parser, pyproject_toml_parser, requirements_txt_parser
 from flowkit.exceptions import UsageError
 from flowkit.model.config_files import Source, choose, line_of, read
 from flowkit.model.config_types import convert
@@ -315,6 +316,40 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError, match=message) as caught:
             chosen(config)
         assert caught.value.where is not None
+
+
+def test_parsers_of_lists_of_packages() -> None:
+    text = "numpy==1.26\npandas>=2, <3  # why\n\n# all\nrequests\nscipy ~=1.2\ntorch[cuda]\nx @ https://h/x.whl#a\n"
+    assert requirements_txt_parser(text) == {
+        "packages": {
+            "numpy": "1.26", "pandas": ">=2,<3", "requests": "", "scipy": "~=1.2", "torch[cuda]": "",
+            "x@https://h/x.whl#a": "",
+        },
+        "python": None,
+    }  # fmt: skip
+    for line in (
+        "-r other.txt",
+        "--index-url https://x",
+        "numpy 1.2",
+        "-e .",
+        "a; python_version > '3'",
+        "git+https://x",
+    ):
+        with pytest.raises(ValueError, match="line 2: "):
+            requirements_txt_parser(f"numpy\n{line}")
+    project = '[project]\nname = "a"\nrequires-python = ">=3.10"\ndependencies = ["numpy==1.26", "pandas>=2", "x"]\n'
+    packages = {"numpy": "1.26", "pandas": ">=2", "x": ""}
+    assert pyproject_toml_parser(project) == {"packages": packages, "python": ">=3.10"}
+    assert pyproject_toml_parser("[tool.x]") == {"packages": {}, "python": None}
+    conda = "name: x\nchannels:\n- c\ndependencies:\n- python=3.10\n- numpy==1.26\n- pandas>=2,<3\n- scipy\n"
+    packages = {"numpy": "1.26", "pandas": ">=2,<3", "scipy": ""}
+    assert conda_environment_yml_parser(conda) == {"packages": packages, "python": "3.10"}
+    for item in ("pip: [x]", "c::zlib=1"):
+        with pytest.raises(ValueError, match="dependencies: "):
+            conda_environment_yml_parser(f"dependencies:\n- {item}\n")
+    source = Source("--config-value", None, "numpy\n-e .")
+    with pytest.raises(UsageError, match="is not accepted by its parser: ValueError: line 2"):
+        read(Config("c", parser=requirements_txt_parser), source)
 
 
 # -- types ---------------------------------------------------------------------------------------------------------
