@@ -122,6 +122,10 @@ _CHOICES = {"task_start": ("auto", "fork", "spawn"), "verify": ("always", "stat"
 _LEAST = {"max_workers": 1, "infrastructure_retries": 0, "lease_seconds": 1}
 _TABLES = ("retention",)
 """Tables of the project file that are no settings: what they hold is read by who needs it."""
+_OTHERS = frozenset({"FLOWKIT_HOME", "FLOWKIT_TASK_STREAM"})
+"""Variables that are no settings and look like one."""
+_ALIKE = 0.9
+"""How like a setting's a name must be to be taken for a slip (`difflib`): a letter or two."""
 _cached: Settings | None = None
 
 
@@ -136,6 +140,7 @@ def settings(*, reload: bool = False) -> Settings:
     global _cached
     if _cached is None or reload:
         values: dict[str, Any] = {}
+        _check_profile()
         project, origin = project_file(working_folder())
         values.update(checked(*user_file()))
         values.update(checked({name: value for name, value in project.items() if name not in _TABLES}, origin))
@@ -218,6 +223,14 @@ def user_file() -> tuple[Mapping[str, Any], str]:
     return read_user_file(path), path
 
 
+def _check_profile() -> None:
+    """Refuse a profile that nobody has made: the settings that are meant would silently be missing."""
+    profile = os.environ.get("FLOWKIT_PROFILE")
+    if profile and not os.path.isfile(user_file_path(profile)):
+        hint = did_you_mean(profile, profiles()) or f"flowkit configure set --profile {profile} makes it"
+        raise UsageError(f"there is no profile '{profile}' (FLOWKIT_PROFILE): {user_file_path(profile)}", hint)
+
+
 def read_user_file(path: str) -> Mapping[str, Any]:
     """Return what a user's file says, as it stands there; nothing where there is none."""
     return _read_toml(path) if os.path.isfile(path) else {}
@@ -276,6 +289,18 @@ def foreign_variables() -> list[tuple[str, str]]:
     found = [(name, known[name]) for name in known if os.environ.get(name)]
     found += [(n, PREFIX + n[9:]) for n in sorted(os.environ) if n.startswith("METAFLOW_RUN_") and n not in known]
     return found
+
+
+def mistyped_variables() -> list[tuple[str, str]]:
+    """Return the ``FLOWKIT_*`` variables that mean nothing and look like a setting, each with that setting's."""
+    known = {PREFIX + entry.name.upper() for entry in fields(Settings)}
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and name not in known and name not in _OTHERS]
+    if not unknown:
+        return []
+    from difflib import get_close_matches
+
+    near = [(name, get_close_matches(name, known, 1, _ALIKE)) for name in sorted(unknown)]
+    return [(name, match[0]) for name, match in near if match]
 
 
 def _from_environment() -> dict[str, Any]:

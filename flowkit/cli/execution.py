@@ -319,12 +319,12 @@ def write_run_id(options: Mapping[str, Any], flow: str, run: str, metadata: str,
             _write_text(option, options[option], text)
 
 
-def _resume_command(session: Session, run: str) -> str:
+def _resume_command(session: Session, run: str, leave_out: Sequence[str] = ()) -> str:
     """Return the command that goes on from a run with the same options; parameters are the run's own."""
     context = click.get_current_context()
     parameters = [str(option.name) for option in parameter_options(session.definition.parameters.values())]
     before = given(context.find_root())
-    after = given(context, leave_out=("origin_run_id", *parameters))
+    after = given(context, leave_out=("origin_run_id", *leave_out, *parameters))
     return " ".join([program(session.definition.file), *before, "resume", "--origin-run-id", run, *after])
 
 
@@ -338,7 +338,9 @@ def _alike(failures: Sequence[tuple[TaskRef, Failure]]) -> list[tuple[list[TaskR
 
 def _last_words(session: Session, runtime: Runtime, state: str) -> int:
     console, record = session.console, runtime.record
-    command = _resume_command(session, record.run)
+    # A limit that was too low is not to be repeated.
+    narrow = any("--max-num-splits" in failure.message for _, failure in runtime.outcome.failures)
+    command = _resume_command(session, record.run, ("max_num_splits",) if narrow else ())
     for decorator in session.definition.decorators:
         for problem in decorator.run_ended(session.definition, f"{record.flow}/{record.run}", state):
             console.warn(str(problem))

@@ -22,7 +22,7 @@ from flowkit.model.definition import FlowDefinition, define
 from flowkit.model.flow_file import check_defined_once
 from flowkit.model.flowspec import FlowSpec
 from flowkit.model.step_source import forget_sources
-from flowkit.settings import foreign_variables, settings
+from flowkit.settings import foreign_variables, mistyped_variables, settings
 from flowkit.version import __version__
 
 COMMANDS: Table = {
@@ -119,7 +119,7 @@ def _group(session: Session) -> LazyGroup:
     def callback(quiet: bool, metadata: str, datastore: str | None, datastore_root: str | None, **values: Any) -> None:
         session.console.quiet = quiet
         session.root = root_of(datastore, datastore_root)
-        session.metadata = metadata
+        session.metadata = _checked_metadata(metadata)
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.package_suffixes = values.pop("package_suffixes")
         for option in ("config", "config_value"):
@@ -149,6 +149,17 @@ def _group(session: Session) -> LazyGroup:
     return group
 
 
+def _checked_metadata(name: str) -> str:
+    if name != "local":
+        from flowkit.exceptions import UsageError, did_you_mean
+        from flowkit.registry import TABLES, names
+
+        if name not in TABLES["metadata"] and name not in names("metadata"):
+            hint = did_you_mean(name, names("metadata")) or f"known: {', '.join(names('metadata'))}"
+            raise UsageError(f"--metadata: there is no metadata store called '{name}'", hint)
+    return name
+
+
 def _greet(session: Session, *, runs: bool) -> None:
     if runs:
         session.console.say(f"flowkit {__version__} executing {session.definition.name} for user:{session.user}")
@@ -156,6 +167,8 @@ def _greet(session: Session, *, runs: bool) -> None:
     if foreign:
         pairs = ", ".join(f"{theirs} (here: {ours})" for theirs, ours in foreign[:5])
         session.console.say(f"Note: flowkit does not read {pairs}.")
+    for name, near in mistyped_variables():
+        session.console.warn(f"Note: {name} is no setting; did you mean {near}?")
 
 
 def _client(session: Session, kind: str, pathspec: str, root: str | None = None) -> Any:

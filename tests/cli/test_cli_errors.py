@@ -72,7 +72,7 @@ def _told(result, code, *parts):
         (["run", "--run-id-file", "/no/such/folder/id"], 2, ["--run-id-file", "No such file or directory"]),
         (["run", "--text", "missing.txt"], 2, ["missing.txt"]),
         (["run", "--fail-fast", "--keep-going"], 2, ["exclude each other"]),
-        (["--metadata", "locl", "run"], 4, ["there is no metadata called 'locl'", "did you mean 'local'?"]),
+        (["--metadata", "locl", "run"], 2, ["there is no metadata called 'locl'", "did you mean 'local'?"]),
         (["--datastore", "s3", "run"], 2, ["does not say where it is", "--datastore-root s3://bucket/prefix"]),
         (["--datastore", "s3", "--datastore-root", "here", "run"], 2, ["needs a root of that kind, not here"]),
         (["--datastore", "local", "--datastore-root", "s3://b/p", "run"], 2, ["needs a root of that kind"]),
@@ -267,3 +267,34 @@ def test_a_flow_file_that_hides_a_module_of_pythons_own_is_named(flow):
     (flow.path / "flow.py").rename(flow.path / "signal.py")
     done = flow.run("run", flow="signal.py")
     _told(done, 2, "signal.py hides Python's own module 'signal', which flowkit needs", "rename the file")
+
+
+def test_a_profile_that_nobody_made_and_a_slip_in_a_variable_are_told(flow):
+    told = flow.run("run", env={"FLOWKIT_PROFILE": "prod"})
+    _told(told, 2, "there is no profile 'prod'", "flowkit configure set --profile prod makes it")
+    done = flow.run(
+        "run", env={"FLOWKIT_MAX_WORKER": "2", "FLOWKIT_RUN_ALPHA": "3", "FLOWKIT_ANYTHING": "x"}, check=True
+    )
+    assert "Note: FLOWKIT_MAX_WORKER is no setting; did you mean FLOWKIT_MAX_WORKERS?" in done.stderr
+    assert done.stderr.count("is no setting") == 1
+
+
+def test_a_metadata_store_that_does_not_exist_is_told(flow):
+    _told(flow.run("--metadata", "servise", "run"), 2, "no metadata store called 'servise'", "did you mean 'service'?")
+
+
+def test_the_command_that_goes_on_does_not_repeat_a_limit_that_was_too_low(workspace):
+    source = FLOW.replace(
+        "self.next(self.train)", "self.many = [1, 2, 3]\n        self.next(self.train, foreach='many')"
+    )
+    source = source.replace("self.next(self.end)", "self.next(self.join)").replace(
+        "    @step\n    def end",
+        "    @step\n    def join(self, inputs):\n        self.next(self.end)\n\n    @step\n    def end",
+    )
+    workspace.write("flow.py", source)
+    told = workspace.run("run", "--max-num-splits", "2", "--max-workers", "2", check=1).stderr
+    assert "raise it with --max-num-splits" in told
+    last = told.strip().splitlines()[-1]
+    assert "resume --origin-run-id 1" in last
+    assert "--max-workers 2" in last
+    assert "--max-num-splits" not in last
