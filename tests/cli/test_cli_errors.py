@@ -72,7 +72,7 @@ def _told(result, code, *parts):
         (["run", "--run-id-file", "/no/such/folder/id"], 2, ["--run-id-file", "No such file or directory"]),
         (["run", "--text", "missing.txt"], 2, ["missing.txt"]),
         (["run", "--fail-fast", "--keep-going"], 2, ["exclude each other"]),
-        (["--metadata", "locl", "run"], 2, ["there is no metadata called 'locl'", "did you mean 'local'?"]),
+        (["--metadata", "locl", "run"], 2, ["there is no metadata store called 'locl'", "did you mean 'local'?"]),
         (["--datastore", "s3", "run"], 2, ["does not say where it is", "--datastore-root s3://bucket/prefix"]),
         (["--datastore", "s3", "--datastore-root", "here", "run"], 2, ["needs a root of that kind, not here"]),
         (["--datastore", "local", "--datastore-root", "s3://b/p", "run"], 2, ["needs a root of that kind"]),
