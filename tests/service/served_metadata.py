@@ -75,7 +75,8 @@ class ServedMetadata(ServiceMetadata):
     def write(self, records: Sequence[Record]) -> None:
         """Write records over HTTP, then set the heartbeats that they tell."""
         runs = [record for record in records if isinstance(record, RunRecord)]
-        known = {(record.flow, record.run) for record in runs if self.run(record.flow, record.run) is not None}
+        with closing(_opened(self._database)) as database:
+            known = set(database.execute("SELECT flow, run FROM runs"))
         super().write(records)
         self._set(
             (record.heartbeat, record.flow, record.run)
