@@ -43,7 +43,7 @@ def _or_no_tags(value: Any) -> Any:
 User = Annotated[str, BeforeValidator(_or_empty), StringConstraints(max_length=500, pattern=TEXT)]
 Words = Annotated[str, BeforeValidator(_or_empty), StringConstraints(max_length=4_096, pattern=TEXT)]
 Value = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=MAX_VALUE)]
-Given = Annotated[str | None, BeforeValidator(_or_none), StringConstraints(pattern=NAME)]
+Given = Annotated[Annotated[str, StringConstraints(pattern=NAME)] | None, BeforeValidator(_or_none)]
 """An id that the client chose; a number is one that it was told before."""
 Tags = Annotated[tuple[Tag, ...], BeforeValidator(_or_no_tags), Bounds(max_length=MAX_TAGS)]
 SystemTags = Annotated[tuple[Tag, ...], BeforeValidator(_or_no_tags), Bounds(max_length=MAX_SYSTEM_TAGS)]
