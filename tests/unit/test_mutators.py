@@ -384,7 +384,7 @@ def test_the_forms_above_a_step() -> None:
         "Passing", "Labelled", "Labelled", "passing_generator", "passing_generator", "with_attributes", "catch",
     ]  # fmt: skip
     assert [each.label for each in decorators[1:3]] == ["a", "b"]
-    assert decorators[1].location.line == decorators[0].location.line + 1
+    assert decorators[2].location.line == decorators[1].location.line + 1
     assert decorators[5].record() == {"a": 1}
     assert passing_generator.__doc__ == "Nothing."
 
