@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,10 +25,12 @@ from flowkit.metadata_service.limits import Bodies, Gone, Rates, check_head, too
 from flowkit.metadata_service.metrics import Application, Message, Receive, Send
 from flowkit.metadata_service.oidc import Oidc
 from flowkit.metadata_service.origins import Origins
-from flowkit.metadata_service.problems import status_of
+from flowkit.metadata_service.problems import status_of, told_of
 from flowkit.metadata_service.refused import Refused, forbidden, unknown
 from flowkit.metadata_service.store import ServiceStore
 from flowkit.metadata_service.tokens import PREFIX, Tokens
+
+logger = logging.getLogger(__name__)
 
 OPEN = frozenset({"/ping", "/healthcheck", "/version"})
 """Paths that answer everybody: they tell that the service is there, and nothing of what it keeps."""
@@ -339,13 +342,16 @@ class _Answer:
 
     async def error(self, error: FlowkitError) -> None:
         """Answer a request that was not let in. The connection ends: something may still be on its way in it."""
-        body = json.dumps({"error": error.headline, "hint": error.hint}).encode()
+        headline, hint = told_of(error)
+        body = json.dumps({"error": headline, "hint": hint}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             *((name.lower().encode(), value.encode()) for name, value in getattr(error, "headers", {}).items()),
         ]
         status = status_of(error)
+        if status >= 500:
+            logger.warning("%s", error)
         if status in (400, 408, 413, 415):
             headers.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

@@ -63,6 +63,16 @@ def status_of(error: FlowkitError) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
 
 
+def told_of(error: FlowkitError) -> tuple[str, str | None]:
+    """Return what callers are told of an error: headline and hint.
+
+    Where the database is and what it says is for the log: whoever gets the answer may be anybody.
+    """
+    if isinstance(error, StoreError) and status_of(error) >= 500:
+        return "the database does not answer as it should", "try again in a moment; the service's log says more"
+    return error.headline, error.hint
+
+
 def problem(status: int, headline: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """Return the answer to a request that could not be carried out."""
     body = json.dumps({"error": headline, "hint": hint})
@@ -85,8 +95,9 @@ def tell_problems(app: FastAPI, failed: Callable[[], object]) -> None:
         status = status_of(error)
         if status >= 500:
             failed()
-            logger.warning("%s", error, exc_info=error)
-        return problem(status, error.headline, error.hint, getattr(error, "headers", None))
+            # a database that is away is told at every request: a line says it, the way there is for debugging only
+            logger.warning("%s", error, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+        return problem(status, *told_of(error), getattr(error, "headers", None))
 
     app.add_exception_handler(FlowkitError, flowkit_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import StoreError, UsageError
 from flowkit.metadata.records import ArtifactRecord, OutputRecord, RunRecord, TaskRecord
 from flowkit.metadata_service import log_lines, wire
 from flowkit.metadata_service.configuration import Configuration
 from flowkit.metadata_service.log_lines import JsonLines, LineWriter
-from flowkit.metadata_service.problems import Unprocessable
+from flowkit.metadata_service.problems import Unprocessable, tell_problems
 from flowkit.metadata_service.server import Server, check_exposure
 from flowkit.metadata_service.v1_pages import cursor_place, cursor_text, filled_page
 
@@ -159,3 +162,27 @@ def test_a_password_is_not_shown():
         ("sqlite:////srv/flows", "SQLite in /srv/flows"),
     ):
         assert Server.configured(database=url).shown_database == shown
+
+
+def test_where_the_database_is_stands_in_the_log_and_in_no_answer(caplog):
+    app = FastAPI()
+    failures = []
+    tell_problems(app, lambda: failures.append(1))
+
+    @app.get("/")
+    def fail() -> None:
+        raise StoreError(
+            "the database postgresql://ada@db.example/flows does not answer: it is called so", "look there"
+        )
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 503
+    assert failures == [1]
+    assert answer.json()["error"] == "the database does not answer as it should"
+    assert "db.example" not in answer.text
+    assert "db.example" in caplog.text
+    assert "Traceback" not in caplog.text
