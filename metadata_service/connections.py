@@ -90,7 +90,9 @@ class Address:
         text = " ".join(str(error).split()) or type(error).__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return StoreError(f"the database {self} does not answer as it should: {text}", "look after PostgreSQL")
+        return StoreError(
+            f"the database {self} does not answer as it should: {text}", "is PostgreSQL up there, and the URL right?"
+        )
 
 
 class Connections:

@@ -343,7 +343,8 @@ def prepare(folder: str) -> str:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreError(
-            f"the service's database {path} cannot be made: {error.strerror or error}", "check who owns the folder"
+            f"the service's database {path} cannot be made: {error.strerror or error}",
+            "--database names a folder that you may write to, or postgresql://…",
         ) from error
     return path
 
