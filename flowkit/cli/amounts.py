@@ -1,4 +1,4 @@
-"""Amounts of bytes as people read them."""
+"""Amounts as people read them."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def bytes_text(size: float) -> str:
         return f"{size:.0f} B"
     digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
     return f"{size:.{digits}f} {_UNITS[unit]}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: ``1 run``, ``2,000 runs``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowkit.cli.amounts import counted
 from flowkit.cli.console import Console
 from flowkit.cli.group import Group
 from flowkit.datastore.root import machine_folder, open_storage
@@ -29,14 +30,21 @@ def command(console: Console) -> click.Command:
     ]
     push = click.Command(
         "push",
-        callback=lambda: _push(console),
-        help="Send what could not be delivered yet to the metadata services that it is for.",
+        callback=lambda forget: _push(console) if forget is None else _forget(console, forget),
+        params=[
+            click.Option(
+                ["--forget"],
+                metavar="URL",
+                help="Send nothing, and drop what waits for this address: one that was a mistake.",
+            )
+        ],
+        help="Send what waits for a metadata service that was away.",
     )
     rebuild = click.Command(
         "rebuild",
         callback=callback,
         params=params,
-        help="Make the metadata store anew from the manifests in the datastore, which are the truth.",
+        help="Make the index anew from the datastore, which is the truth.",
     )
     return Group("metadata", commands={"push": push, "rebuild": rebuild}, help="The index of runs and tasks.")
 
@@ -51,15 +59,31 @@ def _push(console: Console) -> int:
     def told(pushed: Pushed) -> None:
         run = f"{pushed.flow}/{pushed.run}: " if pushed.run else ""
         if pushed.sent or not pushed.problem:
-            console.say(f"{run}{pushed.sent:,} {'record' if pushed.sent == 1 else 'records'} sent to {pushed.url}")
+            console.say(f"{run}{counted(pushed.sent, 'record')} sent to {pushed.url}")
         if pushed.problem:
-            waits = f" ({pushed.left:,} wait still)" if pushed.left else ""
+            waits = f"; {counted(pushed.left, 'record')} still to be sent" if pushed.left else ""
             console.warn(f"{run}{pushed.problem}{waits}")
 
     found = push(service_place, told)
     if not found:
         console.say("Nothing waits for a metadata service.")
+    for url in sorted({pushed.url for pushed in found if pushed.left} - {service_place().url}):
+        console.warn(f"    if {url} was a mistake: flowkit metadata push --forget {url}, and flowkit metadata rebuild")
     return DataError.exit_code if any(pushed.problem for pushed in found) else 0
+
+
+def _forget(console: Console, url: str) -> int:
+    from flowkit.metadata.service_calls import checked_url
+    from flowkit.metadata.service_push import forget
+
+    dropped = forget(checked_url(url))
+    for pushed in dropped:
+        console.say(f"{pushed.flow}/{pushed.run}: {counted(pushed.left, 'record')} for {pushed.url} dropped")
+    if dropped:
+        console.say("flowkit metadata rebuild records the runs that the datastore has at the service of the settings.")
+    else:
+        console.say(f"Nothing waits for {url}.")
+    return 0
 
 
 def _rebuild(console: Console, datastore_root: str | None) -> int:
@@ -76,7 +100,7 @@ def _rebuild(console: Console, datastore_root: str | None) -> int:
         return kept
 
     def told(so_far: Summary) -> None:
-        console.say(f"… {so_far.runs:,} runs, {so_far.tasks:,} tasks")
+        console.say(f"… {counted(so_far.runs, 'run')}, {counted(so_far.tasks, 'task')}")
 
     summary, _ = remake(storage, lambda: open_index(settings().metadata, storage, plain=True), aside, told)
     _tell(console, storage.root, summary)
@@ -85,7 +109,7 @@ def _rebuild(console: Console, datastore_root: str | None) -> int:
 
 def _tell(console: Console, root: str, summary: Summary) -> None:
     console.say(
-        f"{root}: {summary.flows:,} flows, {summary.runs:,} runs, {summary.tasks:,} tasks"
+        f"{root}: {counted(summary.flows, 'flow')}, {counted(summary.runs, 'run')}, {counted(summary.tasks, 'task')}"
         + (f"; {summary.forgotten:,} runs that are gone were forgotten" if summary.forgotten else "")
     )
     for problem in summary.problems[:_PROBLEMS_SHOWN]:

@@ -25,6 +25,7 @@ from flowkit.metadata.service_calls import (
     checked_url,
     needs_packages,
     path_of,
+    told,
     warm,
 )
 from flowkit.metadata.store import MetadataStore, RunFilter
@@ -73,6 +74,7 @@ class ServiceMetadata(MetadataStore):
         self.place = service_place(url) if token is None else Place(checked_url(url or default_url()), token)
         self._calls = Calls(self.place)
         self._reserved: set[tuple[str, str]] = set()
+        self._away: StoreError | None = None
         self._delivery: Delivery | None = None
         self._news: list[str] = []
         self._pid = os.getpid()
@@ -87,7 +89,7 @@ class ServiceMetadata(MetadataStore):
 
         if self._delivery is None:
             claimed = (record.flow, record.run) in self._reserved
-            self._delivery = Delivery(self.place, record, claimed=claimed, interval=FIRST_BEAT)
+            self._delivery = Delivery(self.place, record, claimed=claimed, interval=FIRST_BEAT, away=self._away)
 
     def deliver(self, seconds: float) -> str | None:
         """Wait until what was written is there, but not longer; return what the user should know where it is not."""
@@ -107,9 +109,9 @@ class ServiceMetadata(MetadataStore):
     def news(self) -> list[str]:
         """Return what has happened meanwhile, a line each, once."""
         found, self._news = self._news, []
-        told = self._delivery.news if self._delivery is not None else []
-        while told:
-            found.append(told.pop(0))
+        more = self._delivery.news if self._delivery is not None else []
+        while more:
+            found.append(more.pop(0))
         return found
 
     @property
@@ -159,10 +161,9 @@ class ServiceMetadata(MetadataStore):
                 patience=RESERVE_SECONDS,
             )
         except StoreError as error:
-            hint = f" ({error.hint})" if error.hint else ""
+            self._away = error
             self._news.append(
-                f"{error.headline[:1].upper()}{error.headline[1:]}{hint}. "
-                "The run starts with a number of the datastore's own, and its records are kept."
+                f"{told(error)}. The run starts with a number of the datastore's own, and its records are kept."
             )
             return None
         run = str(found["run"])
@@ -273,13 +274,13 @@ class ServiceMetadata(MetadataStore):
 
     def about(self) -> Mapping[str, Any]:
         """Return where the service is, its version, and what it tells of its database."""
-        told = self._call("GET", path_of("about"), keys=("version",))
-        counts = told.get("database")
+        answer = self._call("GET", path_of("about"), keys=("version",))
+        counts = answer.get("database")
         return {
             **(counts if isinstance(counts, dict) else {}),
             "kind": "service",
             "where": self.place.url,
-            "version": told["version"],
+            "version": answer["version"],
         }
 
     def close(self) -> None:

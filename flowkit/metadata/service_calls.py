@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from flowkit.exceptions import Conflict, FlowkitError, MissingExtra, NotFound, StoreError, UsageError
+from flowkit.settings import variable
 
 CONNECT_SECONDS = 3.0
 """How long it may take until a service takes a connection."""
@@ -24,7 +25,9 @@ TRIES = 4
 MOST_BYTES = 64 * 1024 * 1024
 """What an answer may have: a page of the longest records has a fraction of it."""
 DEFAULT_URL = "http://127.0.0.1:8080"
-_WHERE = "is FLOWKIT_SERVICE_URL right, and the service up? (flowkit service starts one)"
+_WHERE = "is FLOWKIT_SERVICE_URL right, and the service up? flowkit service starts one"
+_NO_PATH = "there is nothing at this path"
+"""What the service says of a path that none of its routes has, as opposed to a run that is not there."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Query = Sequence[tuple[str, str]]
@@ -75,6 +78,12 @@ class Place(NamedTuple):
 
     url: str
     token: str | None = None
+
+
+def told(error: FlowkitError) -> str:
+    """Return an error as one sentence, with its hint, for lines that go on."""
+    headline = f"{error.headline[:1].upper()}{error.headline[1:]}"
+    return headline if not error.hint else f"{headline} ({error.hint})"
 
 
 def checked_url(text: str) -> str:
@@ -249,6 +258,8 @@ class Calls:
             raise Away(f"the metadata service at {self.place.url} cannot be reached", _WHERE) from None
         except Exception as error:  # the border to a library that reads what strangers send
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, requests.exceptions.RequestException):
+                raise StoreError(str(error), "REQUESTS_CA_BUNDLE names a file with the certificates to trust") from None
             raise self._stranger(type(error).__name__) from None
 
     def _open(self) -> Any:
@@ -274,6 +285,7 @@ class Calls:
             session.headers.update({"User-Agent": f"flowkit/{__version__}", "Accept": "application/json"})
             if urlsplit(self.place.url).hostname in _LOOPBACK:
                 session.trust_env = False  # a proxy for the world knows nothing of this machine
+                session.verify = variable("REQUESTS_CA_BUNDLE") or variable("CURL_CA_BUNDLE") or True
             self._session = session
         return self._session
 
@@ -310,6 +322,11 @@ class Calls:
         if status in (401, 403):
             given = "is the token in FLOWKIT_SERVICE_TOKEN right?" if self.place.token else "set FLOWKIT_SERVICE_TOKEN"
             raise Refused(f"the metadata service at {self.place.url} refuses this: {headline}", hint or given)
+        if status == 404 and headline == _NO_PATH:
+            raise Stranger(
+                f"the metadata service does not know what is asked for at {self.place.url}",
+                "is FLOWKIT_SERVICE_URL right, and the service not older than this flowkit?",
+            )
         if status == 404:
             raise NotFound(str(headline), hint)
         if status == 409:

@@ -18,7 +18,7 @@ from typing import Any
 
 from flowkit.exceptions import FlowkitError
 from flowkit.metadata.records import FINAL, Record, RunRecord, TaskRecord
-from flowkit.metadata.service_calls import Away, Calls, Place
+from flowkit.metadata.service_calls import Away, Calls, Place, told
 from flowkit.metadata.service_push import push_older, send
 from flowkit.metadata.service_queue import Queue, line_of, of_run
 
@@ -46,6 +46,8 @@ class Delivery:
         The service gave the run its number, so that it cannot be taken for another one.
     interval : float, default 10
         Seconds between two heartbeats, until the service has said how often it wants them.
+    away : FlowkitError, optional
+        Why the service did not answer before; the user was told of it.
 
     Attributes
     ----------
@@ -55,7 +57,15 @@ class Delivery:
         Lines for the user; whoever shows them takes them out.
     """
 
-    def __init__(self, place: Place, record: RunRecord, *, claimed: bool = False, interval: float = 10.0) -> None:
+    def __init__(
+        self,
+        place: Place,
+        record: RunRecord,
+        *,
+        claimed: bool = False,
+        interval: float = 10.0,
+        away: FlowkitError | None = None,
+    ) -> None:
         self.interval = interval
         self.news: list[str] = []
         self._place = place
@@ -73,7 +83,7 @@ class Delivery:
         self._all_kept = False
         self._over = False
         self._pause = 0.0
-        self._told: str | None = None
+        self._told: str | None = None if away is None else away.headline
         for work in (self._keep, self._send):
             threading.Thread(target=work, name=f"flowkit-service{work.__name__}", daemon=True).start()
 
@@ -225,10 +235,7 @@ class Delivery:
         self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
         self._pause = max(self._pause * random.uniform(0.5, 1.0), getattr(error, "after", None) or 0.0)
         if self._told is None or (self._told != error.headline and not isinstance(error, Away)):
-            hint = f" ({error.hint})" if error.hint else ""
-            self.news.append(
-                f"{error.headline[:1].upper()}{error.headline[1:]}{hint}. The run goes on, and its records are kept."
-            )
+            self.news.append(f"{told(error)}. The run goes on, and its records are kept.")
         self._told = error.headline
 
     def _beat(self) -> None:

@@ -83,10 +83,30 @@ def _push(
     except Conflict as error:
         return Pushed(*facts, sent, queue.count, error.headline)
     except FlowkitError as error:  # the others for this service need not be tried
-        away[queue.url] = error.headline if error.hint is None else f"{error.headline} ({error.hint})"
+        away[queue.url] = error.headline
         return Pushed(*facts, sent, queue.count, away[queue.url])
     finally:
         queue.close()
+
+
+def forget(url: str) -> list[Pushed]:
+    """Drop what waits for a service, but for what a living process delivers: for an address that was a mistake.
+
+    Returns
+    -------
+    list of Pushed
+        Each queue that was dropped; `left` is what it held.
+    """
+    found = []
+    for folder in queues(url):
+        try:
+            queue = Queue.load(folder)
+        except (OSError, ValueError):
+            continue  # push tells of it
+        if queue is not None:
+            found.append(Pushed(queue.url, queue.flow, queue.run, 0, queue.count))
+            queue.close(discard=True)
+    return found
 
 
 def push_older(folders: list[str], calls: Calls) -> None:

@@ -272,6 +272,7 @@ def test_a_run_without_a_service_is_pushed_later(workspace: Any, use: Any) -> No
     assert "cannot be reached" in run.output
     assert "flowkit metadata push" in run.output
     workspace.run("run", check=0)
+    assert run.output.count("cannot be reached") == 1  # said once, though it is tried again and again
     nothing = workspace.flowkit("metadata", "push", check=5)
     assert "cannot be reached" in nothing.stderr
 
@@ -292,6 +293,26 @@ def test_a_run_without_a_service_is_pushed_later(workspace: Any, use: Any) -> No
         found = recorded(folder / "database", "SumFlow", number)
         assert len(found) == 7
         assert set(found.values()) == {"succeeded"}
+
+
+def test_what_waits_for_an_address_that_was_a_mistake_can_be_dropped(
+    workspace: Any, service: ServiceProcess, use: Any
+) -> None:
+    wrong = f"{service.url}/nowhere"
+    use(wrong)
+    workspace.write("flow.py", FLOW.replace("SumFlow", "LostFlow"))
+    run = workspace.run("run", check=0)
+    assert "is FLOWKIT_SERVICE_URL right" in run.output
+    assert "flowkit metadata push" in run.output  # nothing was taken for something that the service refuses
+    use(service.url)
+    still = workspace.flowkit("metadata", "push", check=5)
+    assert f"flowkit metadata push --forget {wrong}" in still.stderr
+    workspace.flowkit("metadata", "rebuild", check=0)
+    dropped = workspace.flowkit("metadata", "push", "--forget", wrong, check=0)
+    assert "LostFlow/1: 1" in dropped.output
+    assert "Nothing waits" in workspace.flowkit("metadata", "push", check=0).output
+    assert "Nothing waits" in workspace.flowkit("metadata", "push", "--forget", wrong, check=0).output
+    assert "succeeded" in workspace.run("status", "1", check=0).stdout
 
 
 def test_what_a_killed_runtime_left_is_pushed_and_rebuilt(workspace: Any, use: Any) -> None:

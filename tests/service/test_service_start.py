@@ -12,12 +12,16 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import requests
 from service_process import DEADLINE, ServiceProcess
 
 from flowkit.cli.console_script import execute
+from flowkit.exceptions import StoreError
+from flowkit.metadata.service import ServiceMetadata
+from flowkit.metadata.service_calls import Stranger
 
 
 def test_a_newcomer_starts_it_and_stops_it(tmp_path):
@@ -208,13 +212,23 @@ def test_a_missing_package_says_what_to_install(workspace):
     assert "pip install 'flowkit[service]'" in told
 
 
-def test_tls(tmp_path):
+def test_tls(tmp_path, monkeypatch):
     certificate, key = _certificate(tmp_path)
     with ServiceProcess(tmp_path, "--tls-certificate", certificate, "--tls-key", key) as service:
         assert service.url.startswith("https://127.0.0.1:")
         assert requests.get(f"{service.url}/v1/about", verify=str(certificate), timeout=DEADLINE).ok
         with pytest.raises(requests.exceptions.SSLError):
             requests.get(f"{service.url}/v1/about", timeout=DEADLINE)
+        ours = ServiceMetadata(service.url)
+        with pytest.raises(Stranger, match="no certificate that is trusted"):
+            ours.flows()
+        ours.close()
+        for bundle, outcome in ((certificate, nullcontext()), (tmp_path / "no", pytest.raises(StoreError, match="no"))):
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+            ours = ServiceMetadata(service.url)
+            with outcome:
+                assert ours.flows() == []
+            ours.close()
         assert service.stop() == 0
 
 
