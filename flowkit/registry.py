@@ -93,11 +93,11 @@ def load(kind: str, name: str) -> Any:
         If a dependency of it is not installed; the hint says what to install.
     """
     entry = TABLES.get(kind, {}).get(name)
+    label = kind.rstrip("s").replace("_", " ")
     if entry is None:
         point = _entry_points(kind).get(name)
         if point is None:
             known = names(kind)
-            label = kind.rstrip("s").replace("_", " ")
             hint = did_you_mean(name, known) or f"known: {', '.join(known)}"
             raise NotFound(f"there is no {label} called '{name}'", hint)
         return _loaded(point)
@@ -108,7 +108,7 @@ def load(kind: str, name: str) -> Any:
         if entry.extra is None:
             raise
         raise MissingExtra(
-            f"'{name}' needs a package that is not installed: {error.name}",
+            f"the {label} '{name}' needs a package that is not installed: {error.name}",
             f"pip install 'flowkit[{entry.extra}]'",
         ) from error
 

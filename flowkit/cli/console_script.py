@@ -14,7 +14,7 @@ COMMANDS: Table = {
     "status": ("flowkit.cli.flows", "Show who you are, where things are, and every flow with its latest run."),
     "configure": ("flowkit.cli.configure", "Show and change your settings."),
     "tutorials": ("flowkit.cli.tutorials", "List the tutorials, and copy them here."),
-    "metadata": ("flowkit.cli.metadata", "Make the metadata store anew from the datastore."),
+    "metadata": ("flowkit.cli.metadata", "Send records that wait for a metadata service; make the index of runs anew."),
     "code": ("flowkit.cli.code", "Compare and unpack the code that a run took along."),
     "gc": ("flowkit.cli.gc", "Remove old runs, and what nothing names any more."),
     "du": ("flowkit.cli.du", "Show what takes the room in the datastore."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowkit.cli.amounts import bytes_text
+from flowkit.cli.amounts import bytes_text, counted
 from flowkit.cli.console import Console
 from flowkit.cli.table import table
 from flowkit.datastore.root import open_storage
@@ -76,12 +76,13 @@ def _du(console: Console, root: str | None, flow: str | None, by: str, limit: in
 
 def _totals(console: Console, root: str, usage: Usage) -> None:
     console.data(
-        f"{root}: {bytes_text(usage.total)}: {bytes_text(usage.blob_bytes)} in {usage.blobs:,} blobs, "
+        f"{root}: {bytes_text(usage.total)}: {bytes_text(usage.blob_bytes)} in {counted(usage.blobs, 'blob')}, "
         f"{bytes_text(usage.records)} of records and logs, {bytes_text(usage.data)} of S3(run=…)"
     )
     if usage.unused:
+        are = "is" if usage.unused == 1 else "are"
         console.data(
-            f"{usage.unused:,} blobs ({bytes_text(usage.unused_bytes)}) are named by nothing: "
+            f"{counted(usage.unused, 'blob')} ({bytes_text(usage.unused_bytes)}) {are} named by nothing: "
             "flowkit gc --yes removes those that are old enough"
         )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowkit.cli.amounts import bytes_text
+from flowkit.cli.amounts import bytes_text, counted
 from flowkit.cli.console import Console
 from flowkit.cli.session import open_metadata
 from flowkit.cli.table import one_line
@@ -71,8 +71,8 @@ def _fsck(console: Console, root: str | None, deep: bool, repair: bool, json: bo
         looked = check.checked
         repaired = sum(finding.repaired for finding in findings)
         console.data(
-            f"{storage.root}: {looked.runs:,} runs, {looked.records:,} records, {looked.blobs:,} blobs "
-            f"({bytes_text(looked.blob_bytes)}{', every one read' if deep else ''}): "
+            f"{storage.root}: {counted(looked.runs, 'run')}, {counted(looked.records, 'record')}, "
+            f"{counted(looked.blobs, 'blob')} ({bytes_text(looked.blob_bytes)}{', every one read' if deep else ''}): "
             + ", ".join((_count(len(wrong), "error"), _count(len(findings) - len(wrong) - repaired, "warning")))
             + f", {repaired:,} repaired"
         )
@@ -109,7 +109,7 @@ def _remade(storage: Storage) -> bool:
 
 
 def _count(number: int, what: str) -> str:
-    return f"no {what}s" if not number else f"{number:,} {what}{'s' if number > 1 else ''}"
+    return counted(number, what) if number else f"no {what}s"
 
 
 def _show(console: Console, finding: Finding) -> None:

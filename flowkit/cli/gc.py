@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowkit.cli.amounts import bytes_text
+from flowkit.cli.amounts import bytes_text, counted
 from flowkit.cli.console import Console
 from flowkit.cli.session import open_metadata
 from flowkit.cli.table import moment, table
@@ -116,10 +116,11 @@ def _show(console: Console, found: Cleaned, done: bool) -> None:
         console.say(f"kept {kept.facts.name}: {kept.why}")
     runs, unused, unfinished = found.removed, found.unused, found.unfinished
     verb = "removed" if done else "would go"
-    console.data(f"{verb}: {runs.runs:,} runs with {runs.tasks:,} tasks, {bytes_text(runs.size)} of records and logs")
-    console.data(f"{verb}: {unused.blobs:,} blobs that nothing names any more, {bytes_text(unused.size)}")
+    went = f"{counted(runs.runs, 'run')} with {counted(runs.tasks, 'task')}"
+    console.data(f"{verb}: {went}, {bytes_text(runs.size)} of records and logs")
+    console.data(f"{verb}: {counted(unused.blobs, 'blob')} that nothing names any more, {bytes_text(unused.size)}")
     if unfinished.blobs:
-        console.data(f"{verb}: {unfinished.blobs:,} half-written files, {bytes_text(unfinished.size)}")
+        console.data(f"{verb}: {counted(unfinished.blobs, 'half-written file')}, {bytes_text(unfinished.size)}")
     if not done and (runs.runs or unused.blobs or unfinished.blobs):
         console.say("Nothing was removed yet. To remove it: the same command with --yes")
 

@@ -189,4 +189,8 @@ def plain(error: click.ClickException) -> UsageError:
         message, hint = f"there is no option {error.option_name}", did_you_mean(error.option_name, options)
     if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"see {error.ctx.command_path} --help"
+        parameter = getattr(error, "param", None)
+        source = error.ctx.get_parameter_source(parameter.name) if parameter is not None else None
+        if parameter is not None and source is click.core.ParameterSource.ENVIRONMENT:
+            hint = f"the variable {parameter.envvar} says so; {hint}"
     return UsageError(message.rstrip(".") if message else "the command was not understood", hint)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from flowkit.cli.amounts import counted
 from flowkit.cli.console import Console
 from flowkit.cli.group import LazyGroup, Table
 from flowkit.datastore.root import FOLDER, SERVICE_FOLDER
@@ -73,13 +74,15 @@ def migrate_command(console: Console) -> click.Command:
         if sql:
             for statement in plan.statements:
                 console.data(f"{statement.strip()};")
+            if not plan.statements:
+                console.data(f"-- {plan.database} is up to date.")
             return 0
         if not plan.pending:
             console.say(f"{plan.database} is up to date.")
         elif check:
             count = len(plan.statements)
             raise StoreError(
-                f"{plan.database} is not up to date: {count} statement{'s'[: count != 1]} to be carried out",
+                f"{plan.database} is not up to date: {counted(count, 'statement')} to be carried out",
                 "flowkit service migrate carries them out, and so does every start; --sql prints them",
             )
         else:

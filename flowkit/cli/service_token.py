@@ -75,6 +75,9 @@ def _list_command(console: Console) -> click.Command:
         if json:
             console.json([{**token._asdict(), "state": _state(token)} for token in tokens])
             return 0
+        if not tokens:
+            console.say("There are no tokens. Make one: flowkit service token create NAME")
+            return 0
         rows = [
             (
                 token.id,
