@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -12,13 +13,19 @@ import numpy
 import pytest
 
 from flowkit import parallel_imap_unordered, parallel_map, profile
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import StoreError, UsageError
 from flowkit.runtime.parallel_map import ChildFailed
+from flowkit.runtime.processes import children_of
 
 
 class Refuses(Exception):
     def __reduce__(self):
         raise TypeError("not me")
+
+
+class NeedsTwo(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one)
 
 
 def test_results_come_in_order_from_other_processes(tmp_path: Path) -> None:
@@ -39,6 +46,7 @@ def test_arrays_come_back_whole_and_can_be_written_to() -> None:
 
 def test_values_are_taken_only_as_they_are_needed() -> None:
     taken = []
+    before = children_of(os.getpid())  # other tests' servers may be among them
 
     def endless():
         number = 0
@@ -52,11 +60,12 @@ def test_values_are_taken_only_as_they_are_needed() -> None:
     results.close()
     assert set(first) <= {-number for number in taken}
     assert len(taken) <= 8
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # none is left
+    assert children_of(os.getpid()) == before
 
 
 def test_what_is_raised_is_raised_here_with_the_childs_traceback_and_the_rest_is_stopped(tmp_path: Path) -> None:
+    before = children_of(os.getpid())
+
     def work(x):
         if x == 1:
             raise KeyError("missing")
@@ -66,8 +75,7 @@ def test_what_is_raised_is_raised_here_with_the_childs_traceback_and_the_rest_is
         parallel_map(work, range(4), max_parallel=4, dir=str(tmp_path))
     assert "in work" in str(caught.value.__cause__)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children_of(os.getpid()) == before
 
 
 def test_what_cannot_come_back_is_told() -> None:
@@ -87,6 +95,35 @@ def test_what_cannot_come_back_is_told() -> None:
     for wrong in (0, -1, "two"):
         with pytest.raises(UsageError, match="max_parallel"):
             parallel_map(abs, [1], max_parallel=wrong)  # type: ignore[arg-type]
+
+
+def test_errors_of_the_function_and_of_the_values_stay_what_they_are(tmp_path: Path) -> None:
+    def broken():
+        yield 1
+        raise ConnectionResetError("while listing")
+
+    def needs(x):
+        raise NeedsTwo(x, x)
+
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        parallel_map(lambda x: open(tmp_path / x), ["nowhere"])
+    with pytest.raises(ConnectionResetError, match="while listing"):
+        parallel_map(abs, broken())
+    with pytest.raises(ChildFailed, match="NeedsTwo: 1") as caught:
+        parallel_map(needs, [1])
+    assert "in needs" in str(caught.value.__cause__)
+    with pytest.raises(StoreError, match="cannot keep its results"):
+        parallel_map(abs, [1], dir=str(tmp_path / "nowhere"))
+
+
+def test_nested_and_without_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = parallel_map(lambda x: parallel_map(lambda y: x * y, range(3), 2), range(3), 2)
+    assert table == [[0, 0, 0], [0, 1, 2], [0, 2, 4]]
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed):
+        monkeypatch.setattr("sys.stdout", stream)
+        assert parallel_map(abs, [-1]) == [1]
 
 
 def test_children_draw_other_random_numbers() -> None:
