@@ -27,7 +27,6 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 _ALIGNMENT = 64
 _PAUSE = 0.002
-_STREAMS = ("stdout", "stderr")
 
 
 class ChildFailed(FlowkitError):
@@ -95,25 +94,30 @@ def _computed(
     seeds, control = Seeds(), ProcessControl()
     running: dict[int, _Child] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="parallel-map-", dir=folder) as place:
-            values = enumerate(xs)
-            more = True
-            try:
-                while more or running:
-                    while more and len(running) < most:
-                        following = next(values, None)
-                        if following is None:
-                            more = False
-                            break
-                        child = _Child(f, *following, place, seeds, control)
-                        running[child.pid] = child
-                    if running:
-                        for child in _ended(running):
-                            yield child.index, child.result()
-            finally:
-                _stop(running)
+        place = tempfile.TemporaryDirectory(prefix="parallel-map-", dir=folder)
     except OSError as error:
-        raise StoreError(f"parallel_map cannot keep its results: {error}", "give a folder with room: dir=…") from error
+        raise _no_room(error) from error
+    with place:
+        values = enumerate(xs)
+        more = True
+        try:
+            while more or running:
+                while more and len(running) < most:
+                    following = next(values, None)
+                    if following is None:
+                        more = False
+                        break
+                    child = _Child(f, *following, place.name, seeds, control)
+                    running[child.pid] = child
+                if running:
+                    for child in _ended(running):
+                        yield child.index, child.result()
+        finally:
+            _stop(running)
+
+
+def _no_room(error: OSError) -> StoreError:
+    return StoreError(f"parallel_map cannot keep its results: {error}", "give a folder with room: dir=…")
 
 
 class _Child:
@@ -126,8 +130,7 @@ class _Child:
         self.path = os.path.join(folder, str(index))
         self.status = 0
         parent = os.getpid()
-        for name in _STREAMS:
-            getattr(sys, name).flush()
+        _flush()
         self.pid = os.fork()
         if not self.pid:
             control.die_with_parent(parent)
@@ -159,11 +162,15 @@ class _Child:
         if not os.path.exists(self.path):
             how = f"was killed by {_signal(-self.status)}" if self.status < 0 else f"exited with {self.status}"
             raise ChildFailed(f"parallel_map: the process for value {self.index} {how} before it had a result")
-        head, value = _read(self.path)
+        head, encoded = _read(self.path)
         if head["kind"] == "value":
-            return value
-        if isinstance(value, BaseException):
-            raise value from _InChild(head["traceback"])
+            return codecs.decode(head["codec"], encoded, head["meta"])
+        try:
+            error = codecs.decode(head["codec"], encoded, head["meta"])
+        except Exception:  # an exception of the user's may refuse to be made again, in any way it likes
+            error = None
+        if isinstance(error, BaseException):
+            raise error from _InChild(head["traceback"])
         raise ChildFailed(f"parallel_map: value {self.index}: {head['headline']}") from _InChild(head["traceback"])
 
 
@@ -182,16 +189,23 @@ def _work(f: Callable[[Any], Any], value: Any, path: str) -> NoReturn:
                 raise ChildFailed(
                     f"parallel_map: a result ({type(result).__name__}) cannot be pickled: {told}"
                 ) from told
+            except OSError as error:
+                raise _no_room(error) from error
         except BaseException as error:
             _write_error(path, error)
         status = 0
     finally:
-        for name in _STREAMS:
-            try:
-                getattr(sys, name).flush()
-            except (OSError, ValueError):
-                pass  # nobody reads it any more
+        _flush()
         os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # as in a program without a console
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads it any more, or it is closed
 
 
 def _write_error(path: str, error: BaseException) -> None:
@@ -217,14 +231,14 @@ def _write(path: str, value: Any, head: dict[str, Any]) -> None:
     os.rename(part, path)
 
 
-def _read(path: str) -> tuple[dict[str, Any], Any]:
+def _read(path: str) -> tuple[dict[str, Any], memoryview]:
     with open(path, "rb") as file:
         memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     os.unlink(path)
     length = int.from_bytes(memory[:8], "little")
     head: dict[str, Any] = json.loads(bytes(memory[8 : 8 + length]))
     start = -(-(length + 8) // _ALIGNMENT) * _ALIGNMENT
-    return head, codecs.decode(head["codec"], memory[start:], head["meta"])
+    return head, memory[start:]
 
 
 def _ended(running: dict[int, _Child]) -> list[_Child]:

@@ -106,7 +106,7 @@ def test_errors_of_the_function_and_of_the_values_stay_what_they_are(tmp_path: P
         raise NeedsTwo(x, x)
 
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        parallel_map(lambda x: open(tmp_path / x), ["nowhere"])
+        parallel_map(lambda x: (tmp_path / x).read_text(), ["nowhere"])
     with pytest.raises(ConnectionResetError, match="while listing"):
         parallel_map(abs, broken())
     with pytest.raises(ChildFailed, match="NeedsTwo: 1") as caught:
