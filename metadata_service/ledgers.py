@@ -20,6 +20,8 @@ _CHUNK = 5_000
 class LedgerTables(ServiceTables):
     """The part of the port that is about the service itself."""
 
+    audit_kept = 500_000
+    """Entries of the audit log that stay when old things are trimmed: the newest ones, some 150 MB."""
     _event_bound = ""
     """What keeps readers from events that an open transaction could still precede."""
 
@@ -46,7 +48,7 @@ class LedgerTables(ServiceTables):
         return int(rows[0][0]) if rows else 0
 
     def trim_events(self, keep_seconds: float) -> int:
-        """Drop old events and keys of requests, and what is left of dropped runs; returns how many events."""
+        """Drop old events, keys and audit entries, and what is left of dropped runs; returns how many events."""
         now = time.time()
         trimmed = 0
         while True:
@@ -55,6 +57,7 @@ class LedgerTables(ServiceTables):
             if some < _CHUNK:
                 break
         self._carry_out(lambda db: db.execute(self._sql(sql.DROP_REQUEST_KEYS), (now - REQUEST_KEYS_KEPT,)))
+        self._carry_out(lambda db: db.execute(self._sql(sql.TRIM_AUDIT), (self.audit_kept,)))
         self._sweep_left()
         return trimmed
 

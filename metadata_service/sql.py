@@ -420,6 +420,7 @@ USE_TOKEN = "UPDATE tokens SET used = ? WHERE token_id = ? AND (used IS NULL OR 
 AUDIT_SHAPE: Shape = (("entry", "text"),)
 AUDIT = _insert("audit_log", AUDIT_SHAPE, "")
 AUDITED = "SELECT entry_key, entry FROM audit_log"
+TRIM_AUDIT = "DELETE FROM audit_log WHERE entry_key <= (SELECT max(entry_key) FROM audit_log) - ?"
 
 
 def in_columns(shape: Shape, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

@@ -345,7 +345,7 @@ class ServiceStore(MetadataStore):
 
     @abstractmethod
     def trim_events(self, keep_seconds: float) -> int:
-        """Drop events (and idempotency keys past their day) older than that; returns how many events."""
+        """Drop events older than that, idempotency keys past their day, old audit entries; returns how many events."""
 
     @abstractmethod
     def listen(self, wake: Callable[[], None]) -> Callable[[], None]:

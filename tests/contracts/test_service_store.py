@@ -482,6 +482,15 @@ def test_old_events_go_and_ids_go_on(store: ServiceStore) -> None:
     assert store.first_event() == store.last_event() > last
 
 
+def test_the_newest_entries_of_the_audit_log_stay(store: ServiceStore) -> None:
+    store.audit([{"what": str(number)} for number in range(10)])
+    store.audit_kept = 3  # type: ignore[attr-defined]
+    store.trim_events(3600)
+    assert [entry["what"] for _, entry in store.audited()] == ["9", "8", "7"]
+    store.audit([{"what": "10"}])
+    assert store.audited(limit=1)[0][1]["what"] == "10"
+
+
 def test_whoever_listens_is_told(store: ServiceStore, database: str) -> None:
     other = open_store(database)
     told = threading.Event()
