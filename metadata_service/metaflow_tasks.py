@@ -236,6 +236,11 @@ def add_fields(routes: APIRouter, service: Service) -> None:
 
 def add_artifacts(routes: APIRouter, service: Service) -> None:
     """Add the routes of artifacts."""
+    _add_lists_of_artifacts(routes, service)
+    _add_single_artifacts(routes, service)
+
+
+def _add_lists_of_artifacts(routes: APIRouter, service: Service) -> None:
     store, guard = service.store, service.guard
 
     @routes.get(_RUN + "/artifacts", responses=answers(404))
@@ -273,6 +278,10 @@ def add_artifacts(routes: APIRouter, service: Service) -> None:
         """List the artifacts of one attempt."""
         record = visible_run(store, caller, flow, run)
         return _artifacts_reply(store, record, _artifacts(store, record, step, task, attempt))
+
+
+def _add_single_artifacts(routes: APIRouter, service: Service) -> None:
+    store, guard = service.store, service.guard
 
     @routes.get(_TASK + "/artifacts/{name}", responses=answers(404))
     def show_artifact(

@@ -50,6 +50,8 @@ Namespace = Annotated[
 def router(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1", tags=["reading"])
+    _add_about(routes, service)
+    _add_flows(routes, service)
     _add_lists_of_runs(routes, service)
     _add_parts_of_runs(routes, service)
     return routes
@@ -75,7 +77,7 @@ class _Database:
             return self._told
 
 
-def _add_lists_of_runs(routes: APIRouter, service: Service) -> None:
+def _add_about(routes: APIRouter, service: Service) -> None:
     store, guard = service.store, service.guard
     database = _Database(store)
 
@@ -94,6 +96,10 @@ def _add_lists_of_runs(routes: APIRouter, service: Service) -> None:
             }
         )
 
+
+def _add_flows(routes: APIRouter, service: Service) -> None:
+    store, guard = service.store, service.guard
+
     @routes.get("/flows", response_model=answer.Flows, responses=answers())
     def list_flows(
         namespace: Namespace = None,
@@ -110,6 +116,10 @@ def _add_lists_of_runs(routes: APIRouter, service: Service) -> None:
         return wire.page(
             *filled_page(lambda _, size: rest[:size], lambda flow: (flow.created, flow.flow), after, limit)
         )
+
+
+def _add_lists_of_runs(routes: APIRouter, service: Service) -> None:
+    store, guard = service.store, service.guard
 
     @routes.get("/runs", response_model=answer.Runs, responses=answers())
     def list_all_runs(
