@@ -34,6 +34,8 @@ class Executing:
     def __init__(self, program: Program, attributes: dict[str, Any]) -> None:
         self.command_obj = program
         self._attributes = attributes
+        self.needs: object = None
+        """What has to live as long as this does."""
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from flowkit.exceptions import (
@@ -63,7 +65,10 @@ class Program:
         self.show = show
         self._folder = tempfile.mkdtemp(prefix="flowkit-runner-")
         self._attributes = os.path.join(self._folder, "attributes.json")
+        self._finalizer = weakref.finalize(self, _remove, self._folder, os.getpid())
         self._shown = dict.fromkeys(STREAMS, 0)
+        # A character may be half written
+        self._decoders = {stream: getincrementaldecoder("utf-8")("replace") for stream in STREAMS}
         words = [*command, "--runner-attribute-file", self._attributes]
         if parameters:
             file = os.path.join(self._folder, "parameters.json")
@@ -100,15 +105,27 @@ class Program:
         return self.process.poll()
 
     def read(self, stream: str) -> str:
-        """Return what was written so far."""
-        with open(self.path(stream), encoding="utf-8", errors="replace") as file:
-            return file.read()
+        """Return what was written so far.
 
-    def relay(self) -> None:
-        """Show what was written since the last time."""
+        Raises
+        ------
+        UsageError
+            If it was removed meanwhile.
+        """
+        try:
+            with open(self.path(stream), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise UsageError(
+                f"the {stream} of the command '{self.name}' was removed when its with block ended",
+                "read it inside of the block",
+            ) from None
+
+    def relay(self, *streams: str) -> None:
+        """Show what was written since the last time; default: to both streams."""
         if not self.show:
             return
-        for stream in STREAMS:
+        for stream in streams or STREAMS:
             try:
                 with open(self.path(stream), "rb") as file:
                     file.seek(self._shown[stream])
@@ -118,11 +135,11 @@ class Program:
             target: TextIO | None = getattr(sys, stream)
             if new and target is not None:
                 self._shown[stream] += len(new)
-                target.write(new.decode("utf-8", "replace"))
+                target.write(self._decoders[stream].decode(new))
                 target.flush()
 
-    def await_attributes(self, deadline: float) -> dict[str, Any]:
-        """Wait until the command has a run.
+    def await_attributes(self, deadline: float, given_up: Callable[[], bool]) -> dict[str, Any]:
+        """Wait until the command has a run, or nobody wants it any more.
 
         Raises
         ------
@@ -132,7 +149,7 @@ class Program:
         while True:
             ended = self.poll() is not None
             found = self.attributes()
-            self.relay()
+            self.relay("stdout")  # an error is raised, and shown by that
             if found is not None:
                 return found
             if ended:
@@ -140,6 +157,8 @@ class Program:
             if time.monotonic() > deadline:
                 self.stop()
                 raise RunFailed("the command did not begin a run in time", "file_read_timeout= gives it longer")
+            if given_up():
+                raise RunFailed(f"the command '{self.name}' was given up before it had begun a run")
             time.sleep(_PAUSE)
 
     def refusal(self) -> FlowkitError:
@@ -163,5 +182,10 @@ class Program:
                 self.process.wait()
 
     def remove(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the files, as happens at the latest when nobody can ask for them any more."""
+        self._finalizer()
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not for a fork's copy
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowkit.exceptions import UsageError, did_you_mean
@@ -73,7 +73,7 @@ class Runner:
         self._timeout = file_read_timeout
         self._top = words(top_level_kwargs)
         self._variables = {**environment(), **({"FLOWKIT_PROFILE": profile} if profile else {}), **(env or {})}
-        self._started: list[Executing] = []
+        self._started: list[Program] = []
 
     def __enter__(self) -> Runner:
         return self
@@ -143,11 +143,20 @@ class Runner:
 
     def cleanup(self) -> None:
         """End every command of this runner that still runs, and remove their files."""
-        for each in self._started:
-            each.cleanup()
-        self._started = []
+        started, self._started = self._started, []
+        for each in started:
+            each.stop()
+        for each in started:
+            each.remove()
 
-    def _start(self, kind: type[_Made], command: str, given: dict[str, Any], argument: str | None = None) -> _Made:
+    def _start(
+        self,
+        kind: type[_Made],
+        command: str,
+        given: dict[str, Any],
+        argument: str | None = None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> _Made:
         asked = split(command, given)
         if asked.parameters and command == "spin":
             name = next(iter(asked.parameters))
@@ -163,22 +172,27 @@ class Runner:
             self._variables,
             show=self.show_output,
         )
+        self._started.append(program)
         try:
-            attributes = program.await_attributes(time.monotonic() + self._timeout)
+            attributes = program.await_attributes(time.monotonic() + self._timeout, given_up)
         except BaseException:
             program.stop()
             program.remove()
             raise
-        made = kind(program, attributes)
-        self._started.append(made)
-        return made
+        return kind(program, attributes)
 
     async def _started_async(
         self, kind: type[_Made], command: str, given: dict[str, Any], argument: str | None = None
     ) -> _Made:
         import asyncio
+        import threading
 
-        return await asyncio.to_thread(self._start, kind, command, given, argument)
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(self._start, kind, command, given, argument, given_up.is_set)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     def _finished(self, made: _Made) -> _Made:
         try:

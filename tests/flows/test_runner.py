@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from flowkit import NBRunner, Runner
-from flowkit.exceptions import UsageError
+from flowkit.exceptions import RunFailed, UsageError
+from flowkit.runner.program import Program
 
 FLOW = """
 import sys, time
@@ -60,7 +65,57 @@ def test_a_run_takes_typed_arguments_and_gives_the_clients_run(flow, workspace):
         left = Path(running.command_obj.path("stdout"))
         assert left.exists()
     assert not left.exists()
+    with pytest.raises(UsageError, match="removed when its with block ended"):
+        print(running.stdout)
     assert run.successful
+
+
+def test_a_run_that_nobody_asks_about_any_more_leaves_no_files(flow, workspace):
+    running = runner(flow).run()
+    left = Path(running.command_obj.path("stdout"))
+    assert left.exists()
+    del running
+    gc.collect()
+    assert not left.exists()
+
+
+def test_a_start_that_is_cancelled_is_ended(flow, workspace):
+    pidfile = workspace.path / "pid"
+    workspace.write("slow.py", f"import os, time\nopen({str(pidfile)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+
+    async def story():
+        async with runner(workspace.path / "slow.py") as made:
+            starting = asyncio.ensure_future(made.async_run())
+            while not (pidfile.exists() and pidfile.read_text()):
+                await asyncio.sleep(0.01)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+
+    asyncio.run(story())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pidfile.read_text()), 0)
+
+
+def test_a_flow_with_a_mistake_is_told_once(workspace, capsys):
+    workspace.write("broken.py", "class Broken(:\n    pass\n")
+    with pytest.raises(RunFailed, match="SyntaxError"):
+        Runner(workspace.path / "broken.py").run()
+    assert capsys.readouterr().err == ""
+
+
+def test_characters_that_are_half_written_are_shown_whole(flow, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    program = Program([sys.executable, "-c", "pass"], "run", {}, None, os.environ, show=True)
+    program.process.wait()
+    text = "ü€".encode()
+    for half in (text[:1], text[1:4], text[4:]):
+        with open(program.path("stdout"), "ab") as file:
+            file.write(half)
+        program.relay()
+    program.remove()
+    assert shown.getvalue() == "ü€"
 
 
 def test_options_before_the_command_and_the_environment(flow, workspace, tmp_path):
@@ -205,7 +260,14 @@ def test_a_flow_in_a_cell_runs_in_a_real_kernel(workspace):
         "again = NBRunner(CellFlow, show_output=False)\n"
         "try:\n    again.nbrun(x=-1)\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
         "print(again.resume(x=3).run.data.y)\nagain.cleanup()",
-        "import os\nprint([name for name in os.listdir() if name.startswith('.CellFlow')])",
+        "import math as m\nBIG = 7\nfrom flowkit import *\ndef powered(x):\n    return m.pow(x, BIG)",
+        "%%time\nclass Base(FlowSpec):\n    @step\n    def end(self):\n        self.z = powered(2)",
+        "files = !ls\nclass Derived(Base):\n    @step\n    def start(self):\n        self.next(self.end)\n"
+        "    @step\n    def end(self):\n        super().end()\n"
+        "with NBRunner(Derived, show_output=False) as made:\n    print(made.nbrun().data.z)",
+        "class Other(Base):\n    @step\n    def start(self):\n        print(files)\n        self.next(self.end)\n"
+        "try:\n    NBRunner(Other)\nexcept Exception as error:\n    print(error)",
+        "import os\nprint([name for name in os.listdir() if name.startswith('.') and name.endswith('.py')])",
     ]
     made = notebook(cells)
     nbclient.NotebookClient(
@@ -220,6 +282,9 @@ def test_a_flow_in_a_cell_runs_in_a_real_kernel(workspace):
     assert "RunFailed run CellFlow/2 failed" in outputs[3]
     assert "negative" in outputs[3]
     assert outputs[3].endswith("30\n")
+    assert outputs[6] == "128.0\n"
+    assert "Other needs 'files', which no cell defines by plain Python" in outputs[7]
+    assert outputs[8] == "[]\n"
 
 
 def test_what_is_no_flow_of_a_notebook_is_told():
