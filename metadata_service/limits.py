@@ -21,8 +21,9 @@ IDLE = 15.0
 """Seconds in which something more of a body must arrive."""
 WHOLE = 120.0
 """Seconds in which all of a body must have arrived."""
-WAITING = 256 * 1024 * 1024
-"""Bytes of all bodies together that may be in memory, in units of the largest allowed body at least two."""
+WAITING = 64 * 1024 * 1024
+"""Bytes of all bodies together that may be in memory, in units of the largest allowed body at least two: as values
+they can take thirty times that room."""
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 64

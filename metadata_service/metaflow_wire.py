@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, StringConstraints, TypeAdapter, ValidationError
 from pydantic import Field as Bounds
 
 from flowkit.metadata.tags import MAX_TAGS
@@ -45,8 +45,8 @@ Words = Annotated[str, BeforeValidator(_or_empty), StringConstraints(max_length=
 Value = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=MAX_VALUE)]
 Given = Annotated[Annotated[str, StringConstraints(pattern=NAME)] | None, BeforeValidator(_or_none)]
 """An id that the client chose; a number is one that it was told before."""
-Tags = Annotated[tuple[Tag, ...], BeforeValidator(_or_no_tags), Bounds(max_length=MAX_TAGS)]
-SystemTags = Annotated[tuple[Tag, ...], BeforeValidator(_or_no_tags), Bounds(max_length=MAX_SYSTEM_TAGS)]
+Tags = Annotated[tuple[Tag, ...], FailFast(), Bounds(max_length=MAX_TAGS), BeforeValidator(_or_no_tags)]
+SystemTags = Annotated[tuple[Tag, ...], FailFast(), Bounds(max_length=MAX_SYSTEM_TAGS), BeforeValidator(_or_no_tags)]
 
 
 class _Body(BaseModel):
@@ -106,12 +106,16 @@ class NewArtifact(_Body):
 class TagMutation(_Body):
     """User tags of a run to be added and removed at once."""
 
-    tags_to_add: Annotated[tuple[Tag, ...], Bounds(max_length=1_000)] = ()
-    tags_to_remove: Annotated[tuple[Tag, ...], Bounds(max_length=1_000)] = ()
+    tags_to_add: Annotated[tuple[Tag, ...], FailFast(), Bounds(max_length=1_000)] = ()
+    tags_to_remove: Annotated[tuple[Tag, ...], FailFast(), Bounds(max_length=1_000)] = ()
 
 
-FIELDS: TypeAdapter[list[MetadataField]] = TypeAdapter(Annotated[list[MetadataField], Bounds(max_length=MAX_FIELDS)])
-ARTIFACTS: TypeAdapter[list[NewArtifact]] = TypeAdapter(Annotated[list[NewArtifact], Bounds(max_length=MAX_ARTIFACTS)])
+FIELDS: TypeAdapter[list[MetadataField]] = TypeAdapter(
+    Annotated[list[MetadataField], FailFast(), Bounds(max_length=MAX_FIELDS)]
+)
+ARTIFACTS: TypeAdapter[list[NewArtifact]] = TypeAdapter(
+    Annotated[list[NewArtifact], FailFast(), Bounds(max_length=MAX_ARTIFACTS)]
+)
 
 _Some = TypeVar("_Some")
 

@@ -2,6 +2,9 @@
 
 The models have the fields of the records (`flowkit.metadata.records`), which are the wire format, with bounds. Unknown
 fields are left out, so that a newer client can talk to an older service.
+
+Every list ends at the first of its items that is wrong (`FailFast`), of which all is told: a body of a few million wrong
+ones would make as many errors, in a hundred times its room.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, ValidationError
 
 from flowkit.metadata.records import ArtifactRecord, OutputRecord, Record, RunRecord, State, TaskRecord
 from flowkit.metadata.tags import MAX_LENGTH, MAX_TAGS
@@ -62,8 +65,8 @@ class RunBody(_Body):
     created: Time
     reason: Text | None = None
     finished: Time | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS)] = ()
-    system_tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_SYSTEM_TAGS)] = ()
+    tags: Annotated[tuple[Tag, ...], FailFast(), Field(max_length=MAX_TAGS)] = ()
+    system_tags: Annotated[tuple[Tag, ...], FailFast(), Field(max_length=MAX_SYSTEM_TAGS)] = ()
     origin: Path | None = None
     host: Text | None = None
     boot_id: Path | None = None
@@ -107,8 +110,8 @@ class OutputBody(_Body):
     step: Name
     task: Name
     attempt: Attempt
-    artifacts: Annotated[tuple[ArtifactBody, ...], Field(max_length=MAX_ARTIFACTS)] = ()
-    reads: Annotated[tuple[Read, ...], Field(max_length=MAX_ARTIFACTS)] = ()
+    artifacts: Annotated[tuple[ArtifactBody, ...], FailFast(), Field(max_length=MAX_ARTIFACTS)] = ()
+    reads: Annotated[tuple[Read, ...], FailFast(), Field(max_length=MAX_ARTIFACTS)] = ()
     kind: Literal["output"]
 
 
@@ -117,6 +120,7 @@ class Records(_Body):
 
     records: Annotated[
         tuple[Annotated[RunBody | TaskBody | OutputBody, Field(discriminator="kind")], ...],
+        FailFast(),
         Field(max_length=MAX_RECORDS),
     ]
 
@@ -133,7 +137,7 @@ class BeatBody(_Body):
 class Beats(_Body):
     """Signs of life of many."""
 
-    heartbeats: Annotated[tuple[BeatBody, ...], Field(max_length=MAX_BEATS)]
+    heartbeats: Annotated[tuple[BeatBody, ...], FailFast(), Field(max_length=MAX_BEATS)]
 
 
 class Reservation(_Body):
@@ -145,8 +149,8 @@ class Reservation(_Body):
 class TagChange(_Body):
     """User tags to be added and removed at once: what is in both is added."""
 
-    add: Annotated[tuple[Tag, ...], Field(max_length=1_000)] = ()
-    remove: Annotated[tuple[Tag, ...], Field(max_length=1_000)] = ()
+    add: Annotated[tuple[Tag, ...], FailFast(), Field(max_length=1_000)] = ()
+    remove: Annotated[tuple[Tag, ...], FailFast(), Field(max_length=1_000)] = ()
 
 
 BODIES: tuple[type[BaseModel], ...] = (Records, Beats, Reservation, TagChange)
