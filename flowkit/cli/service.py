@@ -128,8 +128,8 @@ def database_of(database: str | None, file: str | None) -> str:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UsageError(f"the file {file} with the database's URL cannot be read: {reason}") from None
-        if not database or "\n" in database:
-            raise UsageError(f"the file {file} does not hold one line with the database's URL")
+        if "://" not in database or "\n" in database:
+            raise UsageError(f"the file {file} does not hold one line with the database's URL", "postgresql://…")
     if not database:
         return f"sqlite:///{os.path.expanduser(DEFAULT_FOLDER)}"
     return database if "://" in database else f"sqlite:///{os.path.abspath(os.path.expanduser(database))}"

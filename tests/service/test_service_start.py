@@ -175,6 +175,7 @@ def test_a_port_that_is_taken(workspace):
         (["--database", "postgresql://me:hush@127.0.0.1:1/x"], 5, "PostgreSQL"),
         (["--database", "a", "--database-file", "b"], 2, "name two databases"),
         (["--database-file", "missing"], 2, "the file missing"),
+        (["--database-file", "file.txt"], 2, "the file file.txt does not hold"),
         (["--tls-key", "x"], 2, "without --tls-certificate"),
         (["--tls-certificate", "missing.pem", "--tls-key", "missing.pem"], 2, "certificate missing.pem"),
         (["--tls-certificate", "file.txt", "--tls-key", "file.txt"], 2, "cannot be used"),
