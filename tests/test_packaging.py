@@ -122,7 +122,8 @@ def test_the_wheel_holds_every_file_and_nothing_else(built: dict[str, Path]) -> 
 def test_the_wheel_holds_the_tutorials_and_the_marker_for_types(built: dict[str, Path]) -> None:
     assert (built["installed"] / "flowkit" / "py.typed").is_file()
     for name in TUTORIALS:
-        assert (built["installed"] / "flowkit" / "tutorials" / name / "flow.py").is_file()
+        folder = built["installed"] / "flowkit" / "tutorials" / name
+        assert (folder / "flow.py").is_file() or (folder / "notebook.ipynb").is_file()
         assert (built["installed"] / "flowkit" / "tutorials" / name / "README.md").is_file()
 
 

@@ -38,8 +38,17 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-_HARMLESS = frozenset({"antigravity", "test", "this", "turtle"})
-"""Modules of Python that no program needs."""
+_NEEDED = frozenset(
+    {
+        *("array", "ast", "asyncio", "base64", "bisect", "collections", "concurrent", "contextlib", "copy", "ctypes"),
+        *("dataclasses", "datetime", "email", "enum", "errno", "fcntl", "functools", "gc", "glob", "hashlib", "heapq"),
+        *("http", "importlib", "inspect", "io", "json", "linecache", "locale", "logging", "mmap", "operator", "os"),
+        *("pickle", "platform", "pwd", "queue", "re", "resource", "select", "selectors", "shlex", "shutil", "signal"),
+        *("socket", "sqlite3", "ssl", "stat", "string", "struct", "subprocess", "tempfile", "textwrap", "threading"),
+        *("time", "tokenize", "tomllib", "traceback", "types", "typing", "urllib", "uuid", "warnings", "weakref"),
+    }
+)
+"""Modules of Python without which no run goes far."""
 
 
 class LazyGroup(Group):
@@ -161,7 +170,7 @@ def _refuse_double_life() -> None:
     """Refuse a flow file that Python takes for a module of its own as soon as anything imports that one."""
     program = _program()
     name = os.path.splitext(os.path.basename(program))[0]
-    if name in sys.stdlib_module_names - _HARMLESS and sys.path[:1] == [os.path.dirname(program)]:
+    if name in _NEEDED and sys.path[:1] == [os.path.dirname(program)]:
         raise _hides(name, program)
 
 
@@ -187,6 +196,10 @@ def plain(error: click.ClickException) -> UsageError:
         parameters = error.ctx.command.params if error.ctx else []
         options = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
         message, hint = f"there is no option {error.option_name}", did_you_mean(error.option_name, options)
+        first = error.ctx.find_root() if error.ctx else None
+        if first is not None and any(error.option_name in each.opts for each in first.command.params):
+            message = f"{error.option_name} stands before the command"
+            hint = f"{first.command_path} {error.option_name} … COMMAND"
     if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"see {error.ctx.command_path} --help"
         parameter = getattr(error, "param", None)

@@ -58,6 +58,7 @@ def _told(result, code, *parts):
         (["frobnicate"], 2, ["commands: run, resume, check"]),
         (["run", "--max-wokers", "2"], 2, ["there is no option --max-wokers", "did you mean '--max-workers'?"]),
         (["--dataroot", "x", "run"], 2, ["there is no option --dataroot"]),
+        (["run", "--datastore-root", "x"], 2, ["--datastore-root stands before the command"]),
         (["run", "--alhpa", "2"], 2, ["there is no option --alhpa", "did you mean '--alpha'?"]),
         (["run", "--alpha", "x"], 2, ["'alpha' takes a whole number; got 'x'"]),
         (["run", "--alpha", "x", "--flag", "perhaps"], 2, ["several parameters", "'x'", "'perhaps'"]),
@@ -121,7 +122,7 @@ def test_a_corrupt_database_is_named_and_can_be_made_anew(flow):
     for command in (["status"], ["run"], ["logs", "1"], ["tag", "list"]):
         _told(flow.run(*command), 5, "metadata.db is damaged", "flowkit metadata rebuild")
     rebuilt = flow.flowkit("metadata", "rebuild", check=True)
-    assert "1 flows, 1 runs" in rebuilt.stderr
+    assert "1 flow, 1 run" in rebuilt.stderr
     assert "metadata.db.damaged-" in rebuilt.stderr
     assert flow.run("tag", "list", "1", "--hide-system-tags", check=True).stdout == "kept\n"
     flow.run("run", check=True)

@@ -464,7 +464,7 @@ def test_with_leaves_a_step_on_the_service_that_it_names(workspace, service) -> 
     # @process stands above train; the other steps would go to a service that refuses to be reached.
     done = workspace.run("run", "--with", "batch")
     assert done.returncode == 3
-    assert "step 'start' runs on batch, which cannot reach the datastore" in done.output
+    assert "steps 'start', 'join', 'end' run on batch, which cannot reach the datastore" in done.output
     assert "step 'train'" not in done.output
 
 

@@ -180,6 +180,22 @@ def test_a_failed_run_is_resumed(workspace, root, colleague) -> None:
     ]
 
 
+def test_a_step_is_spun_and_what_it_made_stays_on_this_machine(workspace, root) -> None:
+    workspace.run("run", check=True)
+    told = workspace.run("spin", "each/2", "--persist", check=True)
+    assert "double = 4" in told.output
+    assert "kept as Wide/spin-1/each/2" in told.output
+    looked = workspace.python(
+        f"""
+        from flowkit import Task, Flow, inspect_spin
+        assert [run.id for run in Flow("Wide")] == ["1"]
+        inspect_spin({root!r})
+        print(Task("Wide/spin-1/each/2").data.double, len(Task("Wide/spin-1/each/2").data.big))
+        """
+    )
+    assert looked.stdout == "4 1250000\n", str(looked)
+
+
 def test_two_runs_at_once_have_numbers_of_their_own(workspace, root) -> None:
     both = [workspace.start("run", "--run-id-file", f"id{number}") for number in range(2)]
     for process in both:
@@ -248,7 +264,7 @@ def test_logs_are_scrubbed_and_the_index_can_be_lost(workspace, root) -> None:
     (index,) = (workspace.home / ".cache" / "flowkit" / "roots").glob("*/metadata.db")
     index.write_bytes(b"no database")
     assert "damaged" in workspace.run("status", check=5).stderr
-    assert "1 runs, 6 tasks" in workspace.flowkit("metadata", "rebuild", check=True).stderr
+    assert "1 run, 6 tasks" in workspace.flowkit("metadata", "rebuild", check=True).stderr
     assert "succeeded" in workspace.run("status", check=True).stdout
     assert "Wide" in workspace.flowkit("status", check=True).stdout
 
