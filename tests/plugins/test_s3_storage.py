@@ -597,8 +597,9 @@ def test_credentials_that_expire_and_are_renewed(aws, root: str) -> None:
     folder = Path(aws.env["AWS_CONFIG_FILE"]).parent
 
     def credentials(key: str) -> None:
-        (folder / "new").write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=s\n")
-        os.replace(folder / "new", folder / "credentials")
+        new = folder / f"new-{threading.get_ident()}"  # several threads of the service may be here at once
+        new.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=s\n")
+        os.replace(new, folder / "credentials")
 
     credentials("OLDKEY")
     with Trouble(aws.endpoint, answer=answer) as trouble:
