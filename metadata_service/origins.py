@@ -12,11 +12,14 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from flowkit.exceptions import UsageError
 from flowkit.metadata_service.configuration import Configuration
 from flowkit.metadata_service.refused import Refused, forbidden
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NAME = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_.\-]{1,253}))(?::([0-9]{1,5}))?")
+
+_ORIGIN = re.compile(rf"(?i:https?)://{_NAME.pattern}/?")
 
 
 class Origins:
@@ -27,9 +30,15 @@ class Origins:
     configuration : Configuration
         `host`, `allowed_hosts` (``name``, ``name:port``, ``*.domain``, ``*`` for any) and `allowed_origins`
         (``https://name[:port]``).
+
+    Raises
+    ------
+    UsageError
+        If one of them is in another form, so that nothing would ever match it.
     """
 
     def __init__(self, configuration: Configuration) -> None:
+        _check_allowed(configuration)
         allowed = {host.lower().rstrip(".") for host in configuration.allowed_hosts}
         self._any = "*" in allowed
         self._names = LOOPBACK | {configuration.host.lower()} | {host for host in allowed if "*" not in host}
@@ -81,6 +90,15 @@ class Origins:
             f"pages from '{shown}' may not call this service",
             f"if they may: flowkit service --allow-origin {shown} (FLOWKIT_SERVICE_ALLOW_ORIGIN)",
         )
+
+
+def _check_allowed(configuration: Configuration) -> None:
+    for host in configuration.allowed_hosts:
+        if host != "*" and _NAME.fullmatch(host.removeprefix("*.")) is None:
+            raise UsageError(f"--allow-host: '{host}' is no name of a host", "runs.example.com, *.example.com, or *")
+    for origin in configuration.allowed_origins:
+        if _ORIGIN.fullmatch(origin) is None:
+            raise UsageError(f"--allow-origin: '{origin}' is no origin of pages", "https://name, or https://name:port")
 
 
 def _own(origin: str, host: str) -> bool:
