@@ -14,7 +14,7 @@ from pydantic import Field as Bounds
 from flowkit.metadata.tags import MAX_TAGS
 from flowkit.metadata_service.metaflow_states import MAX_ATTEMPT
 from flowkit.metadata_service.problems import unprocessable
-from flowkit.metadata_service.wire import MAX_SYSTEM_TAGS, NAME, TEXT, Key, Tag, Word
+from flowkit.metadata_service.wire import MAX_SYSTEM_TAGS, NAME, TEXT, Key, Tag, Word, by_turns
 
 MAX_FIELDS = 1_000
 """Metadata fields in one request; a client sends about twenty."""
@@ -128,10 +128,12 @@ def parsed(adapter: TypeAdapter[_Some], raw: bytes) -> _Some:
     Unprocessable
         With the place of everything that is wrong in it.
     """
-    try:
-        return adapter.validate_json(raw)
-    except ValidationError as error:
-        raise unprocessable(error.errors(include_url=False, include_context=False, include_input=False)) from None
+    with by_turns(raw):
+        try:
+            return adapter.validate_json(raw)
+        except ValidationError as error:
+            found = unprocessable(error.errors(include_url=False, include_context=False, include_input=False))
+    raise found
 
 
 BODIES: tuple[type[BaseModel], ...] = (NewFlow, NewRun, NewStep, NewTask, MetadataField, NewArtifact, TagMutation)

@@ -3,14 +3,16 @@
 The models have the fields of the records (`flowkit.metadata.records`), which are the wire format, with bounds. Unknown
 fields are left out, so that a newer client can talk to an older service.
 
-Every list ends at the first of its items that is wrong (`FailFast`), of which all is told: a body of a few million wrong
-ones would make as many errors, in a hundred times its room.
+Every list ends at the first of its items that is wrong (`FailFast`), of which all is told: a body of millions of wrong
+items would make as many errors, in a hundred times its room.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request, Response
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, 
 
 from flowkit.metadata.records import ArtifactRecord, OutputRecord, Record, RunRecord, State, TaskRecord
 from flowkit.metadata.tags import MAX_LENGTH, MAX_TAGS
-from flowkit.metadata_service.problems import unprocessable
+from flowkit.metadata_service.problems import Unprocessable, unprocessable
 from flowkit.metadata_service.store import Beat
 
 MAX_RECORDS = 10_000
@@ -153,6 +155,12 @@ class TagChange(_Body):
     remove: Annotated[tuple[Tag, ...], FailFast(), Field(max_length=1_000)] = ()
 
 
+LARGE = 1024 * 1024
+"""Bytes of a body from which on it is looked at more closely, and while no other large one is."""
+_SPARSE = 24
+"""Bytes of a large body for each list or object in it, at least: a record has hundreds, an artifact eighty."""
+_one_large = threading.Lock()
+
 BODIES: tuple[type[BaseModel], ...] = (Records, Beats, Reservation, TagChange)
 """What requests carry, for OpenAPI."""
 
@@ -170,6 +178,26 @@ def expects(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+@contextmanager
+def by_turns(raw: bytes) -> Iterator[None]:
+    """Let large bodies be parsed one at a time, since they take many times their room meanwhile, and none of brackets.
+
+    Parsing holds Python's lock, so that several at once would not be quicker.
+
+    Raises
+    ------
+    Unprocessable
+        If a large body has next to nothing in its lists and objects: those take the most room, above all in errors.
+    """
+    if len(raw) < LARGE:
+        yield
+        return
+    if (raw.count(b"[") + raw.count(b"{")) * _SPARSE > len(raw):
+        raise Unprocessable("there are too many lists and objects in the body for its size", "send less at once")
+    with _one_large:
+        yield
+
+
 def parsed(model: type[_Some], raw: bytes) -> _Some:
     """Return a body as its model.
 
@@ -178,10 +206,12 @@ def parsed(model: type[_Some], raw: bytes) -> _Some:
     Unprocessable
         With the place of everything that is wrong in it.
     """
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise unprocessable(error.errors(include_url=False, include_context=False, include_input=False)) from None
+    with by_turns(raw):
+        try:
+            return model.model_validate_json(raw)
+        except ValidationError as error:  # it holds what it is about: let go of before the next one's turn
+            found = unprocessable(error.errors(include_url=False, include_context=False, include_input=False))
+    raise found
 
 
 def records_of(raw: bytes) -> list[Record]:
