@@ -70,6 +70,9 @@ def given(context: click.Context | None, *, only: Iterable[str] = (), leave_out:
         if option.is_flag:
             words.append(option.opts[0] if value else option.secondary_opts[0])
             continue
+        if value == option.flag_value and value is not None:  # an option whose value may be left out
+            words.append(option.opts[0])
+            continue
         for text in value if option.multiple else (value,):
             words += [option.opts[0], shlex.quote(str(text))]
     return words

@@ -57,7 +57,16 @@ class Coordinates(NamedTuple):
         if depth == 0 and indices == (0,):
             indices = ()
         if len(indices) != depth:
-            raise InvalidPathspec(f"'{text}' does not name a task of a step inside {depth} foreach levels")
+            levels = (
+                f"inside {depth} foreach level{'s' * (depth > 1)}"
+                if depth
+                else "that has one task (or one for each turn of a loop)"
+            )
+            example = ".".join(["3", "1", "4", "1", "5", "9"][:depth]) or "0"
+            raise InvalidPathspec(
+                f"'{text}' does not name a task of a step {levels}",
+                f"such a task id looks like {example}; in a loop like {example}-2",
+            )
         return cls(indices, int(turn) if turn else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
@@ -107,7 +108,7 @@ def test_ctrl_c_is_for_the_task_in_the_foreground(debug):
     terminal.type(b"\x03")
     assert terminal.wait() == 1
     assert "KeyboardInterrupt" in terminal.text
-    assert "resume --origin-run-id 1" in terminal.text
+    assert re.search(r"resume --origin-run-id 1 --debug\s*$", terminal.text)
 
 
 @pytest.mark.parametrize(

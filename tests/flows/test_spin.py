@@ -138,6 +138,8 @@ def test_what_is_kept_is_a_spin_and_no_run(spun):
         (["1/small"], 4, "has no inputs for small: the flow did not take that way"),
         (["1/body/7"], 4, "no inputs for body/7"),
         (["1/body/x"], 2, "'x' is not a task id"),
+        (["1/body/1.2"], 2, "such a task id looks like 3;"),
+        (["1/end/2"], 2, "that has one task (or one for each turn of a loop)"),
         (["1/2/3/4"], 2, "does not name a step"),
         (["1/join", "--set", "x"], 2, "not of the form NAME=EXPRESSION"),
         (["1/join", "--set", "x=1/0"], 2, "cannot be evaluated: ZeroDivisionError"),
