@@ -90,6 +90,16 @@ class NBRunner:
     ) -> None:
         self.cleanup()
 
+    async def __aenter__(self) -> NBRunner:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.cleanup)
+
     def nbrun(self, **kwargs: Any) -> Run:
         """Run the flow to its end and return the run.
 

@@ -264,7 +264,7 @@ def test_a_flow_in_a_cell_runs_in_a_real_kernel(workspace):
         "%%time\nclass Base(FlowSpec):\n    @step\n    def end(self):\n        self.z = powered(2)",
         "files = !ls\nclass Derived(Base):\n    @step\n    def start(self):\n        self.next(self.end)\n"
         "    @step\n    def end(self):\n        super().end()\n"
-        "with NBRunner(Derived, show_output=False) as made:\n    print(made.nbrun().data.z)",
+        "async with NBRunner(Derived, show_output=False) as made:\n    print(made.nbrun().data.z)",
         "class Other(Base):\n    @step\n    def start(self):\n        print(files)\n        self.next(self.end)\n"
         "try:\n    NBRunner(Other)\nexcept Exception as error:\n    print(error)",
         "import os\nprint([name for name in os.listdir() if name.startswith('.') and name.endswith('.py')])",
