@@ -55,7 +55,7 @@ test-docker: $(VENV)/package.stamp
 
 # The attacks that "make test" has in a short form, for many more rounds.
 soak: $(VENV)/package.stamp
-	FLOWKIT_SOAK=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/attacks
+	FLOWKIT_SOAK=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/attacks $(addprefix tests/service/test_service_,schema.py kills.py)
 
 check: lint types test
 

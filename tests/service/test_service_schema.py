@@ -32,7 +32,7 @@ with warnings.catch_warnings():  # of packages that it uses
     )
 
 SOAK = os.environ.get("FLOWKIT_SOAK") == "1"
-EXAMPLES = 150 if SOAK else 5
+EXAMPLES = 60 if SOAK else 5
 """Requests of each kind, for each operation."""
 CHECKS = [
     not_a_server_error,
