@@ -199,6 +199,12 @@ class ServiceMetadata(MetadataStore):
             if _is_named(flow, name):
                 self._or(None, partial(self._call, "DELETE", path_of("flows", flow, "runs", name)))
 
+    def withdraw(self, flow: str, run: str, ours: Callable[[RunRecord], bool]) -> None:
+        """Drop what a process that is gone could not deliver of a run: pushed later, it would bring the run back."""
+        from flowkit.metadata.service_push import withdraw
+
+        withdraw(self.place.url, flow, run, ours)
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def flows(self, namespace: str | None = None) -> list[FlowRecord]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flowkit.exceptions import Conflict, FlowkitError, NotFound
+from flowkit.metadata.records import RunRecord
 from flowkit.metadata.service_calls import Calls, Place, Rejected, Stranger, path_of
-from flowkit.metadata.service_queue import Line, Queue, body_of, queues
+from flowkit.metadata.service_queue import Line, Queue, body_of, of_run, queues
 
 
 class Pushed(NamedTuple):
@@ -107,6 +108,21 @@ def forget(url: str) -> list[Pushed]:
             found.append(Pushed(queue.url, queue.flow, queue.run, 0, queue.count))
             queue.close(discard=True)
     return found
+
+
+def withdraw(url: str, flow: str, run: str, ours: Callable[[RunRecord], bool]) -> None:
+    """Drop what waits for a service of one run, where its record is ours."""
+    for folder in of_run(url, flow, run):
+        try:
+            queue = Queue.load(folder)
+        except (OSError, ValueError):
+            continue  # push tells of it
+        if queue is None:
+            continue
+        found = queue.head()
+        records = [json.loads(line.text) for line in (found[1] if found else ()) if line.kind == "run"]
+        # without one the service has it already, where it is forgotten, too
+        queue.close(discard=all(ours(RunRecord.from_json(record)) for record in records))
 
 
 def push_older(folders: list[str], calls: Calls) -> None:

@@ -8,7 +8,7 @@ transaction. Readers never see ``running`` for a run whose owner is known to be 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
@@ -78,6 +78,9 @@ class MetadataStore(ABC):
 
     def abandon(self) -> None:  # noqa: B027
         """Note that somebody else has the run: what is on its way is not to arrive any more."""
+
+    def withdraw(self, flow: str, run: str, ours: Callable[[RunRecord], bool]) -> None:  # noqa: B027
+        """Drop what waits on this machine to be written of a run that goes; `ours` tells it from another one's."""
 
     def news(self) -> list[str]:
         """Return what the user should be told of what is on its way, a line each, once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,8 +191,13 @@ def indexed(storage: Storage, store: MetadataStore, facts: RunFacts) -> RunRecor
     known = store.run(facts.flow, facts.run)
     if known is None or not store.shared:
         return known
+    return known if is_of(storage, facts)(known) else None
+
+
+def is_of(storage: Storage, facts: RunFacts) -> Callable[[RunRecord], bool]:
+    """Return what tells whether a record is of this datastore's run, and of no other's of that id."""
     claim = read_sealed(storage, run_file(facts.flow, facts.run)) or {}
-    return known if is_claim_of(claim.get("record", claim), known) else None
+    return lambda record: is_claim_of(claim.get("record", claim), record)
 
 
 def needed_runs(storage: Storage, facts: RunFacts) -> set[str]:

@@ -27,7 +27,7 @@ from flowkit.datastore.sealed import Damaged, read_sealed
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import Conflict, NotFound
 from flowkit.metadata.store import MetadataStore
-from flowkit.upkeep.census import RunFacts, census, indexed, needed_runs, why_alive, why_held
+from flowkit.upkeep.census import RunFacts, census, indexed, is_of, needed_runs, why_alive, why_held
 from flowkit.upkeep.retention import Rule, Rules, chosen, old_enough
 
 
@@ -273,4 +273,5 @@ def _remove(storage: Storage, store: MetadataStore, facts: RunFacts, keep_turn: 
     storage.prune(data_folder(facts.flow, facts.run))
     if not store.shared or indexed(storage, store, facts) is not None:
         store.forget(facts.flow, facts.run)
+    store.withdraw(facts.flow, facts.run, is_of(storage, facts))
     bury_run(storage, facts.flow, facts.run)

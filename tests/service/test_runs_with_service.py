@@ -315,6 +315,23 @@ def test_what_waits_for_an_address_that_was_a_mistake_can_be_dropped(
     assert "succeeded" in workspace.run("status", "1", check=0).stdout
 
 
+def test_what_waits_of_a_run_that_was_removed_does_not_come_back(workspace: Any, use: Any) -> None:
+    port = free_port()
+    use(f"http://127.0.0.1:{port}")
+    workspace.write("flow.py", FLOW)
+    for _ in range(2):
+        workspace.run("run", check=0)
+    elsewhere = {"FLOWKIT_DATASTORE": str(workspace.path / "elsewhere")}
+    workspace.run("run", env=elsewhere, check=0)  # another run 1
+    folder = workspace.home / "service"
+    folder.mkdir()
+    with ServiceProcess(folder, "--port", port, "--database", folder / "database"):
+        workspace.flowkit("gc", "--keep", 1, "--yes", check=0)
+        pushed = workspace.flowkit("metadata", "push", check=0).output
+    assert pushed.count("SumFlow/1: ") == 1  # that of the other datastore
+    assert pushed.count("SumFlow/2: ") == 1
+
+
 def test_what_a_killed_runtime_left_is_pushed_and_rebuilt(workspace: Any, use: Any) -> None:
     port = free_port()
     use(f"http://127.0.0.1:{port}")
