@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -92,6 +93,40 @@ def ask(operation: Any, session: requests.Session, url: str) -> None:
             assert reply.status_code < 500
 
     send()
+
+
+def with_(value: bytes) -> bytes:
+    """Return a body that has a value under every name that some route knows, and one that none knows."""
+    names = ("records", "heartbeats", "at_least", "add", "remove", "tags", "system_tags", "tags_to_add", "user_name")
+    return b"{" + b", ".join(b'"%s": %s' % (name.encode(), value) for name in (*names, "unknown")) + b"}"
+
+
+_DEEP = b"[" * 50_000 + b"]" * 50_000
+ODD = [
+    *(b"", b"null", b"7", b"{}{}", b"\xef\xbb\xbf{}", b"{" * 50_000, _DEEP, b'{"unknown": ' + _DEEP + b"}"),
+    *map(
+        with_, (_DEEP, b"1e400", b"NaN", b"-Infinity", b"9" * 1_000, b"-1", b"1.0", b"true", b'"\\ud800"', b'"\\u0000"')
+    ),
+    with_(json.dumps([f"t{number}" for number in range(10_000)]).encode()),
+    with_(b"[]")[:-1] + b", " + with_(b"[{}]")[1:],  # every name twice
+]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_odd_bodies_on_every_route(served: ServiceProcess) -> None:
+    record = {"records": [{"kind": kind, **each.to_json()} for kind, each in RECORDS]}
+    with requests.Session() as session:
+        session.post(f"{served.url}/v1/records", json=record, timeout=DEADLINE).raise_for_status()
+        paths = session.get(f"{served.url}/openapi.json", timeout=DEADLINE).json()["paths"]
+        routes = [(verb, path) for path, verbs in paths.items() for verb in verbs if verb in ("post", "patch")]
+        assert len(routes) > 10
+        for verb, path in routes:
+            for body in ODD:
+                reply = session.request(verb, served.url + path.format(**PLACE), data=body, timeout=DEADLINE)
+                assert reply.status_code < 500, (verb, path, body[:100])
+                # a heartbeat carries nothing, and of what nobody knows it does not matter what it is
+                assert reply.status_code >= 400 or path.endswith("/heartbeat") or b"unknown" in body, (path, body[:100])
+    assert "Traceback" not in served.stderr
 
 
 def test_random_requests_get_the_answers_that_are_described(served: ServiceProcess) -> None:
