@@ -207,7 +207,7 @@ def task_records(flow: str, run: str, number: int, *, artifacts: int = ARTIFACTS
     return records
 
 
-def register(address: str, flow: str, batch: int, seconds: float, told: Any, start: Any) -> None:
+def register(address: str, flow: str, batch: int, seconds: float, told: Any, start: Any, pause: float = 0.0) -> None:
     """Register finished tasks until the time is over; tell how many, and how long each request took."""
     caller = Caller(address)
     caller("POST", "/v1/records", json.dumps({"records": [run_record(flow, 1)]}).encode())
@@ -221,6 +221,7 @@ def register(address: str, flow: str, batch: int, seconds: float, told: Any, sta
         caller("POST", "/v1/records", body)
         took.append(time.perf_counter() - began)
         done += batch
+        time.sleep(pause)
     told.put((done, took))
 
 
@@ -389,7 +390,13 @@ def soak(address: str, pid: int, options: argparse.Namespace) -> dict[str, Any]:
         (register, (address, "SoakB", 1)),
         (read, (address, "SoakA")),
     )
-    processes = [context.Process(target=what, args=(*arguments, seconds, told, start)) for what, arguments in work]
+    processes = [
+        context.Process(
+            target=what,
+            args=(*arguments, seconds, told, start, *((options.pause,) if what is register else ())),
+        )
+        for what, arguments in work
+    ]
     for process in processes:
         process.start()
     samples = []
@@ -428,6 +435,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--soak", type=float, default=600.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="Seconds between two requests of the soak's writers.")
     parser.add_argument("--only", default=",".join(WORKLOADS))
     parser.add_argument("--json", help="Write what was found to a file, too.")
     options = parser.parse_args()

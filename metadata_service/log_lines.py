@@ -121,6 +121,10 @@ def log_to(writer: LineWriter, level: str) -> None:
         )
 
 
+CLIENT_GONE = 499
+"""What is noted for a request whose sender went away before it was answered (nginx's number for it)."""
+
+
 def access_log(writer: LineWriter) -> Callable[[Application], Application]:
     """Return a middleware that writes a line for each request.
 
@@ -145,6 +149,9 @@ def access_log(writer: LineWriter) -> Callable[[Application], Application]:
 
             try:
                 await app(scope, receive, watch)
+            except BaseException:
+                status = status or 500
+                raise
             finally:
                 caller = scope.get("state", {}).get("caller")
                 writer.put(
@@ -152,7 +159,7 @@ def access_log(writer: LineWriter) -> Callable[[Application], Application]:
                         **_head("info"),
                         "method": scope["method"],
                         "path": scope["path"][:_LONGEST],
-                        "status": status or 500,
+                        "status": status or CLIENT_GONE,
                         "milliseconds": round((time.perf_counter() - begun) * 1000, 2),
                         "bytes": size,
                         "caller": getattr(caller, "name", None),

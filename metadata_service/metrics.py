@@ -16,6 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from flowkit.metadata_service.log_lines import CLIENT_GONE
 from flowkit.version import __version__
 
 Scope = MutableMapping[str, Any]
@@ -116,7 +117,7 @@ class Metrics:
             def count() -> None:
                 # The router puts the route that it found into the scope.
                 route = getattr(scope.get("route"), "path", UNMATCHED)
-                self.answered(route, scope["method"], status or 500, time.perf_counter() - begun)
+                self.answered(route, scope["method"], status or CLIENT_GONE, time.perf_counter() - begun)
 
             async def watch(message: Message) -> None:
                 nonlocal status, stream
@@ -132,6 +133,9 @@ class Metrics:
 
             try:
                 await app(scope, receive, watch)
+            except BaseException:
+                status = status or 500
+                raise
             finally:
                 if not stream:
                     count()

@@ -103,6 +103,7 @@ class Runtime:
         self._signals: list[int] = []
         self._stopping: str | None = None
         self._withdrawn = False
+        self._hung_up = False
         self._ownership = ownership
         self._catch_up = catch_up
         self._detach = detach
@@ -384,13 +385,15 @@ class Runtime:
     def _release_signals(self, wakeup: int) -> None:
         signal.set_wakeup_fd(self._previous_wakeup)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # A terminal that closes says so twice, its shell and the system: the second time may come only now.
+            signal.signal(number, signal.SIG_IGN if number == _HANGUP and self._hung_up else handler)
         for descriptor in self._wakeup:
             os.close(descriptor)
 
     def _act_on_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            self._hung_up = self._hung_up or number == _HANGUP
             if number == signal.SIGINT and any(each.in_foreground for each in self.executors.values()):
                 continue
             elsewhere = self._elsewhere() if self._stopping is None else 0

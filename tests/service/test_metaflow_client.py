@@ -231,7 +231,8 @@ def test_flowkits_own_lists_have_the_true_states_of_the_clients_runs(client, ser
     assert {each["state"] for each in tasks} == {"succeeded"}
     beats = [line for line in service.log if str(line.get("path")).endswith("/heartbeat")]
     assert beats
-    assert {line["status"] for line in beats} == {200}
+    # 499: the client's process ended while its heartbeat was on the way.
+    assert {200} <= {line["status"] for line in beats} <= {200, 499}
     assert not [line for line in service.log if line.get("status", 200) >= 500]
 
 

@@ -242,9 +242,10 @@ def test_the_module_is_the_command(tmp_path):
         capture_output=True,
         text=True,
         timeout=DEADLINE,
+        cwd=tmp_path,  # not a checkout, where the folder flowkit/ would be found first
         env={**os.environ, "HOME": str(tmp_path)},
     )
-    assert shown.returncode == 0
+    assert shown.returncode == 0, shown.stderr
     assert "--database" in shown.stdout
 
 
@@ -285,3 +286,16 @@ def _certificate(folder):
     )
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*paths)
     return paths
+
+
+def test_a_caller_that_goes_away_is_no_defect_of_the_service(tmp_path):
+    with ServiceProcess(tmp_path).wait_ready() as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=DEADLINE) as caller:
+            head = "POST /v1/heartbeats HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            caller.sendall(f"{head}Content-Length: 20\r\n\r\n{{".encode())
+        deadline = time.monotonic() + DEADLINE
+        while not (lines := [line for line in service.log if line.get("path") == "/v1/heartbeats"]):
+            assert time.monotonic() < deadline, service.stderr
+            time.sleep(0.01)
+        assert [line["status"] for line in lines] == [499]
