@@ -184,7 +184,7 @@ def test_notebook(workspace: Workspace) -> None:
     _all_succeeded(done)
     told = done["execute.py"][0].stdout
     assert "Run('NotebookFlow/1')" in told
-    assert "failed - train/0: InvalidParameterError" in told
+    assert re.search(r"failed - train/[012]: InvalidParameterError", told), told  # whichever was first
     assert "succeeded by resuming run NotebookFlow/2/start/0" in told
     assert "run 3: manhattan" in told
     assert "best k: 99" in told
