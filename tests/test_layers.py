@@ -74,7 +74,6 @@ OWNERS: dict[str, set[str]] = {
     "jwt": {"flowkit.metadata_service"},
     "prometheus_client": {"flowkit.metadata_service"},
     "psycopg": {"flowkit.metadata_service"},
-    "psycopg_pool": {"flowkit.metadata_service"},
     "pydantic": {"flowkit.metadata_service"},
     "starlette": {"flowkit.metadata_service"},
     "uvicorn": {"flowkit.metadata_service"},
