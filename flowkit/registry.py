@@ -74,6 +74,13 @@ TABLES: dict[str, dict[str, Entry]] = {
         "kubernetes": Entry("flowkit.plugins.kubernetes.backend:KubernetesBackend", "kubernetes"),
         "docker": Entry("flowkit.plugins.docker.backend:DockerBackend"),
     },
+    "deployers": {
+        "local": Entry("flowkit.deployer.local.target:LocalTarget"),
+        "argo-workflows": Entry("flowkit.plugins.argo.target:ArgoWorkflows", "kubernetes"),
+        "step-functions": Entry("flowkit.plugins.aws.step_functions:StepFunctions", "aws"),
+        "airflow": Entry("flowkit.plugins.airflow.target:Airflow"),
+        "kubernetes": Entry("flowkit.plugins.kubernetes.cron_target:KubernetesCron", "kubernetes"),
+    },
 }
 
 

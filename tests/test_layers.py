@@ -39,9 +39,9 @@ SEES: dict[str, set[str]] = {
     "runtime": GROUND | VALUES | INPUT_OUTPUT,
     "client": GROUND | VALUES | INPUT_OUTPUT,
     "upkeep": GROUND | VALUES | INPUT_OUTPUT | {"client"},
-    "cli": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client", "upkeep"},
+    "cli": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client", "upkeep", "deployer"},
     "runner": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client"},
-    "deployer": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client"},
+    "deployer": GROUND | VALUES | INPUT_OUTPUT | {"runtime", "client", "runner"},
     "__main__": GROUND | {"cli"},
     "plugins": GROUND | VALUES | INPUT_OUTPUT,
     "metadata_service": GROUND | VALUES | INPUT_OUTPUT | {"client"},
@@ -49,7 +49,11 @@ SEES: dict[str, set[str]] = {
 }
 """Each part of flowkit (besides itself) and the parts below it that it may see."""
 
-PORTS = {"flowkit.runtime.executor", "flowkit.runtime.backend"}
+PORTS = {
+    "flowkit.runtime.executor",
+    "flowkit.runtime.backend",
+    "flowkit.deployer.target",
+}
 """Modules of the upper layers that plugins implement."""
 
 DOORS = {

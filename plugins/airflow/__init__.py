@@ -1,0 +1,1 @@
+"""Airflow: flows as DAG files."""

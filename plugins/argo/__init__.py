@@ -1,0 +1,1 @@
+"""Argo Workflows: flows as WorkflowTemplates."""
