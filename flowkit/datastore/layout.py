@@ -6,7 +6,7 @@ Names that begin with a dot are flowkit's own: no run, step or task can have one
 
 from __future__ import annotations
 
-from flowkit.exceptions import DataError
+from flowkit.exceptions import DataError, InvalidPathspec
 from flowkit.model.pathspec import check_part
 
 FLOWS = "flows"
@@ -15,10 +15,14 @@ DATA = "data"
 """Where ``flowkit.S3(run=…)`` keeps objects, unless it was told another place."""
 UPKEEP = "gc"
 """The folder of `flowkit gc` and `flowkit fsck`: who is at work, what is to go, what was put aside."""
+DEPLOYMENTS = "deployments"
+"""The folder of what is deployed to schedulers: their runs begin from the code and templates that are named there."""
 LAST_RUN = ".last"
 """Name of the hint object below a flow: the highest number claimed, give or take."""
 KEY_LENGTH = 64
 """Length of a blob's key: BLAKE3 in hexadecimal."""
+_LONGEST_NAME = 250
+"""Of a deployment: with its ``.json`` it still is a file's name (255 bytes)."""
 _HEX = frozenset("0123456789abcdef")
 _checked: set[str] = set()
 
@@ -71,6 +75,11 @@ def task_folder(flow: str, run: str, step: str, task: str) -> str:
 def manifest_file(flow: str, run: str, step: str, task: str) -> str:
     """Return the commit of a task."""
     return f"{task_folder(flow, run, step, task)}/manifest.json"
+
+
+def index_file(flow: str, run: str, step: str, task: str) -> str:
+    """Return the JSON list of the task ids of a foreach's children: plain, for schedulers that read it themselves."""
+    return f"{task_folder(flow, run, step, task)}/index.json"
 
 
 def attempt_folder(flow: str, run: str, step: str, task: str, attempt: int) -> str:
@@ -159,3 +168,22 @@ def candidates_file(prefix: str) -> str:
 def aside_file(path: str) -> str:
     """Return where a damaged object is put, out of the way of a new one."""
     return f"{UPKEEP}/aside/{path}"
+
+
+def deployments_folder() -> str:
+    """Return the folder of the records of what is deployed, by target."""
+    return DEPLOYMENTS
+
+
+def deployment_file(target: str, name: str) -> str:
+    """Return the record of what is deployed to a target under a name.
+
+    Raises
+    ------
+    InvalidPathspec
+        If one of them is no part of a path (see `flowkit.model.pathspec.check_part`), or the name is too long for a
+        file's.
+    """
+    if len(name) > _LONGEST_NAME:
+        raise InvalidPathspec(f"the name of a deployment has at most {_LONGEST_NAME} characters, not {len(name)}")
+    return f"{DEPLOYMENTS}/{_part(target)}/{_part(name)}.json"
