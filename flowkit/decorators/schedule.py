@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +9,10 @@ from flowkit.decorators.attach import flow_decorator
 from flowkit.decorators.attributes import check_flag
 from flowkit.decorators.contract import FlowDecorator
 from flowkit.exceptions import Problem, did_you_mean
+from flowkit.model.cron import cron_problems
 
 if TYPE_CHECKING:
     from flowkit.model.definition import FlowDefinition
-
-_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-_DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
-_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, _MONTHS),
-    ("day of week", 0, 7, _DAYS),
-    ("year", 1970, 2199, ()),
-)
-_SPECIAL = {
-    "day of month": (r"\?|L(-[0-9]{1,2})?|L?W|[0-9]{1,2}W"),
-    "day of week": (r"\?|([0-7]|[A-Z]{3})?L|([0-7]|[A-Z]{3})#[1-5]"),
-}
 
 
 class Schedule(FlowDecorator):
@@ -95,39 +80,6 @@ class Schedule(FlowDecorator):
                 hint = did_you_mean(str(zone), known) or "an IANA name, for example 'Europe/Oslo'"
                 return [self.problem(f"@schedule(timezone={zone!r}): there is no such time zone", hint)]
         return []
-
-
-def cron_problems(cron: Any) -> list[str]:
-    """Return what is wrong with a cron text of five or six fields."""
-    if not isinstance(cron, str):
-        return ["cron must be a text"]
-    fields = cron.split()
-    if len(fields) not in (5, 6):
-        return [f"{len(fields)} fields; cron has five (minute, hour, day, month, weekday), or six with the year"]
-    wrong = []
-    for text, (name, low, high, names) in zip(fields, _FIELDS, strict=False):
-        special = _SPECIAL.get(name)
-        for part in text.upper().split(","):
-            if not ((special and re.fullmatch(special, part)) or _in_range(part, low, high, names)):
-                wrong.append(f"'{part}' is not a {name} ({low} to {high})")
-    return wrong
-
-
-def _in_range(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
-    span, slash, every = part.partition("/")
-    if slash and not (every.isascii() and every.isdigit() and int(every) > 0):
-        return False
-    if span == "*":
-        return True
-    first, dash, last = span.partition("-")
-    ends = [_place(first, low, names)] + ([_place(last, low, names)] if dash else [])
-    return all(end is not None and low <= end <= high for end in ends)
-
-
-def _place(text: str, low: int, names: tuple[str, ...]) -> int | None:
-    if text in names:
-        return names.index(text) + low
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else None
 
 
 schedule = flow_decorator(Schedule)

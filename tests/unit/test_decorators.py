@@ -30,8 +30,8 @@ from flowkit.decorators.attach import attach, configure_all, executor_request, p
 from flowkit.decorators.catch import Catch
 from flowkit.decorators.contract import Attempts, StepDecorator
 from flowkit.decorators.retry import Retry
-from flowkit.decorators.schedule import cron_problems
 from flowkit.exceptions import FlowInvalid, UsageError
+from flowkit.model.cron import cron_problems
 from flowkit.model.definition import FlowDefinition, define
 
 
