@@ -28,18 +28,20 @@ def _node(name: str, words: list[str]) -> Node:
 
 def _nest(nodes: dict[str, Node], start: str, splits: tuple[str, ...]) -> None:
     """Walk the graph once and fill in what is open at each step, and which join closes what."""
-    todo = [(start, splits)]
+    todo: list[tuple[str, tuple[str, ...], str | None]] = [(start, splits, None)]
     seen = set()
     while todo:
-        name, splits = todo.pop()
+        name, splits, branch = todo.pop()
         if name in seen:
             continue
         seen.add(name)
         node = nodes[name]
         if node.is_join:
-            nodes[splits[-1]].matching_join = name
-            splits = splits[:-1]
+            opener = nodes[splits[-1]]
+            opener.matching_join = name
+            splits, branch = splits[:-1], opener.branch
         node.splits = splits
+        node.branch = branch
         node.depth = sum(nodes[item].kind != "split" for item in splits)
         inner = (*splits, name) if node.kind in ("split", "foreach", "parallel") else splits
-        todo += [(target, inner) for target in node.targets]
+        todo += [(target, inner, branch if inner == splits else target) for target in node.targets]
