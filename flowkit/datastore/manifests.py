@@ -45,13 +45,19 @@ def write_manifest(storage: Storage, manifest: Manifest) -> bool:
     body = manifest.to_json()
     body["nonce"] = os.urandom(8).hex()  # no two writers write the same bytes: a lost reply can be told from a rival
     path = layout.manifest_file(manifest.flow, manifest.run, manifest.step, manifest.task)
-    if create_sealed(storage, path, body):
+    if create_sealed(storage, path, body, _facts(manifest)):
         return True
     try:
         _check(read_sealed(storage, path), manifest.flow, manifest.run, manifest.step, manifest.task, storage, path)
     except Damaged as error:
         raise DamagedManifest(error.headline, f"delete {storage.root}/{path} and resume the run") from error
     return False
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    """Where the flow goes on, for a scheduler that looks at the object and does not read it (on S3: HeadObject)."""
+    targets, width = manifest.transition.targets, manifest.transition.width or 0
+    return {"width": str(width), **({"next": targets[0]} if len(targets) == 1 else {})}
 
 
 def read_manifest(

@@ -8,6 +8,7 @@ whole one.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from blake3 import blake3
@@ -74,15 +75,17 @@ def read_sealed(storage: Storage, path: str) -> dict[str, Any] | None:
     return unseal(content, f"{storage.root}/{path}")
 
 
-def create_sealed(storage: Storage, path: str, body: dict[str, Any]) -> bool:
+def create_sealed(storage: Storage, path: str, body: dict[str, Any], facts: Mapping[str, str] | None = None) -> bool:
     """Write an object if there is none; return whether this call made it.
+
+    `facts` are short texts for those who look at it from outside (`Storage.create_told`).
 
     Where the storage reports an error, the object may have been written all the same, with only the reply lost: it
     is read back, and counts if it is this very one.
     """
     content = seal(body)
     try:
-        return storage.create(path, [content])
+        return storage.create(path, [content]) if facts is None else storage.create_told(path, [content], facts)
     except DataError:
         try:
             if storage.read(path) == content:

@@ -7,7 +7,7 @@ the content. Every implementation passes the contract suite in tests/contracts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from flowkit.exceptions import StoreError
@@ -122,6 +122,13 @@ class Storage(ABC):
             True if this call made it; False if there was one already, which then is left as it was. A reader
             never sees part of an object, and of several writers exactly one is told True.
         """
+
+    def create_told(self, path: str, content: Chunks, facts: Mapping[str, str]) -> bool:
+        """Write an object as `create` does, with short texts that a storage keeps beside it where it can.
+
+        They are for schedulers which look at an object without reading it; nothing of flowkit reads them.
+        """
+        return self.create(path, content)
 
     @abstractmethod
     def replace(self, path: str, content: Chunks) -> None:

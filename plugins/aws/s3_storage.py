@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from flowkit.datastore.storage import Chunks, Entry, Info, Missing, Storage, Versioned, check_path
 from flowkit.exceptions import StoreError, UsageError
@@ -107,10 +107,17 @@ class S3Storage(Storage):
         Large content (above `flowkit.plugins.aws.transfer.WHOLE`) goes in parts, and the condition is asked twice:
         before anything is sent, and by the service when the parts become the object.
         """
+        return self._create(path, content, None)
+
+    def create_told(self, path: str, content: Chunks, facts: Mapping[str, str]) -> bool:
+        """Write an object if there is none, with short texts as its metadata (``x-amz-meta-…``)."""
+        return self._create(path, content, facts)
+
+    def _create(self, path: str, content: Chunks, metadata: Mapping[str, str] | None) -> bool:
         key = self._key(path)
         if not self._tested:
             self._test_conditions()
-        return self.bucket.put(key, content, absent=True) == "written"
+        return self.bucket.put(key, content, absent=True, metadata=metadata) == "written"
 
     def replace(self, path: str, content: Chunks) -> None:
         """Write an object in the place of any that was there."""
