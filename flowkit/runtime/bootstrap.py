@@ -114,12 +114,59 @@ def container_command(
     max_log_size : int, optional
         Bytes kept of the log.
     """
-    needs = [*REQUIREMENTS, *(S3_REQUIREMENTS if root.startswith("s3://") else ())]
     wrapper = ["--datastore-root", root, "--program", flow_file, "--run-id", run, "--list", launch_list]
+    wrapper += _limits(timeout, max_log_size)
+    return _started(root, package_key, wrapper, install=install, python=python)
+
+
+def deployed_command(
+    root: str,
+    package_key: str,
+    program: str,
+    *,
+    step: str | None,
+    install: bool,
+    python: str = "python",
+    timeout: float | None = None,
+    max_log_size: int | None = None,
+    template: str | None = None,
+    record: bool = True,
+) -> list[str]:
+    """Return the command of a container that a foreign scheduler starts: which run and task, its environment tells.
+
+    The variables are those of `flowkit.deployer.target`.
+
+    Parameters
+    ----------
+    root, package_key, program, install, python, timeout, max_log_size
+        As for `container_command`.
+    step : str or None
+        The step whose tasks it carries out; None for the command that ends a run.
+    template : str, optional
+        What a run begins from (`flowkit.runtime.deployed.store_template`): for the start step, and for the end.
+    record : bool, default True
+        Whether tasks write their records to the metadata store.
+    """
+    wrapper = ["--datastore-root", root, "--program", program, *(["--end"] if step is None else ["--step", step])]
+    if template is not None:
+        wrapper += ["--template", template]
+    if record:
+        wrapper.append("--record")
+    wrapper += _limits(timeout, max_log_size)
+    return _started(root, package_key, wrapper, install=install, python=python)
+
+
+def _limits(timeout: float | None, max_log_size: int | None) -> list[str]:
+    wrapper = []
     if timeout is not None:
         wrapper += ["--timeout", f"{timeout:g}"]
     if max_log_size is not None:
         wrapper += ["--max-log-size", str(max_log_size)]
+    return wrapper
+
+
+def _started(root: str, package_key: str, wrapper: list[str], *, install: bool, python: str) -> list[str]:
+    needs = [*REQUIREMENTS, *(S3_REQUIREMENTS if root.startswith("s3://") else ())]
     fixed = [root, package_key, __version__, "1" if install else "0", " ".join(needs)]
     return [python, "-c", stub(), *fixed, *wrapper]
 
