@@ -82,7 +82,11 @@ FEATURES: tuple[Feature, ...] = (
     Feature("linear", "steps in a row", _nodes(lambda _, node: node.kind == "linear")),
     Feature("split", "split and join", _nodes(lambda _, node: node.kind == "split")),
     Feature("foreach", "foreach", _nodes(lambda _, node: node.kind == "foreach")),
-    Feature("nested_foreach", "foreach in a foreach", _nodes(lambda _, node: node.kind == "foreach" and node.depth > 0)),
+    Feature(
+        "nested_foreach",
+        "foreach in a foreach",
+        _nodes(lambda _, node: node.kind == "foreach" and node.depth > 0),
+    ),
     Feature("long_foreach", "foreach over several steps", _nodes(_body_is_long)),
     Feature("switch", "switch", _nodes(lambda _, node: node.kind == "switch" and not node.is_loop)),
     Feature(
@@ -99,9 +103,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("secrets", "`@secrets`", _steps(_decorated("secrets"))),
     Feature("resources", "`@resources`", _steps(_decorated("resources"))),
     Feature("schedule", "`@schedule`", _flow(lambda flow: flow.schedule is not None)),
-    Feature(
-        "time_zone", "`@schedule(timezone=…)`", _flow(lambda flow: bool(flow.schedule and flow.schedule.timezone))
-    ),
+    Feature("time_zone", "`@schedule(timezone=…)`", _flow(lambda flow: bool(flow.schedule and flow.schedule.timezone))),
     Feature("parameters", "parameters, with defaults of deploy time", _flow(lambda flow: bool(flow.parameters))),
     Feature("events", "`@trigger`", _flow(lambda flow: bool(flow.events))),
     Feature("on_finish", "`@trigger_on_finish`", _flow(lambda flow: bool(flow.finishes))),

@@ -1,12 +1,13 @@
-"""The target port: a scheduler that a flow is deployed to (Argo Workflows, Step Functions, Airflow, the one in the box).
+"""The target port: a scheduler that runs flows (Argo Workflows, Step Functions, Airflow, the one in the box).
 
 What is the same for every target is done once: gathering a `Deployment` from the flow, tokens, records, the commands
 (`flowkit.cli.deploy`) and the API (`flowkit.deployer.deployer`). A target compiles a deployment to its own document,
 without a call and always to the same one, and carries documents to the service.
 
 A scheduler knows little: it starts the container of a step with the task's coordinates in the environment, waits, and
-reads what follows (the step that a switch chose, the width of a foreach). Parents are not its business: the task derives
-them (`flowkit.runtime.derive`). The environment is the whole contract between both; the variables are below.
+reads what follows (the step that a switch chose, the width of a foreach). Parents are not its business: the task
+derives them (`flowkit.runtime.derive`). The environment is the whole contract between both: `flowkit.model.deployed`, which is
+part of this port.
 """
 
 from __future__ import annotations
@@ -19,40 +20,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from flowkit.decorators.contract import Attempts, ExecutorRequest
 from flowkit.exceptions import Problem
 from flowkit.metadata.records import State
+from flowkit.model.deployed import ATTEMPT as ATTEMPT
+from flowkit.model.deployed import FINAL as FINAL
+from flowkit.model.deployed import GANG as GANG
+from flowkit.model.deployed import INDEX as INDEX
+from flowkit.model.deployed import NEXT as NEXT
+from flowkit.model.deployed import PARAMETER as PARAMETER
+from flowkit.model.deployed import PREFIX as PREFIX
+from flowkit.model.deployed import REASON as REASON
+from flowkit.model.deployed import RUN as RUN
+from flowkit.model.deployed import STATE as STATE
+from flowkit.model.deployed import TASK as TASK
+from flowkit.model.deployed import TRIGGER as TRIGGER
+from flowkit.model.deployed import TURNS as TURNS
 from flowkit.model.graph import Graph
-
-RUN = "FLOWKIT_DEPLOYED_RUN"
-"""The run's id, the same for all its tasks: ``<target's prefix>-<execution>``. Every container gets it."""
-TASK = "FLOWKIT_DEPLOYED_TASK"
-"""The task's coordinates: ``0``, ``3``, ``3.1``; of a loop step with its turn: ``0-2``. Of a gang, those of the task that
-opened it go before the node's index: use `PREFIX`."""
-PREFIX = "FLOWKIT_DEPLOYED_PREFIX"
-"""Instead of `TASK`, for a job with an index of its own (a Batch array, an Indexed Job): the task is this text and the
-index. Empty where the step is in one foreach, ``3.`` within index 3 of an outer one."""
-GANG = "FLOWKIT_DEPLOYED_GANG"
-"""For a step of a gang: how many nodes. Goes with `PREFIX`; the node's index is that of the job."""
-TURNS = "FLOWKIT_DEPLOYED_TURNS"
-"""``all``: this container carries out every turn of a loop step, from the first (`TASK` has no turn then)."""
-ATTEMPT = "FLOWKIT_DEPLOYED_ATTEMPT"
-"""How many attempts the scheduler has begun before this one: 0 for the first. May be left out."""
-NEXT = "FLOWKIT_DEPLOYED_NEXT"
-"""Where to write what follows: a folder, in which the files ``step`` (the target's name; of a split all, with commas) and
-``width`` (of a foreach or gang, else 0) are made; or a ``….json`` file with both, ``{"step": …, "width": …}``; or ``-`` for
-that JSON as the last line of stdout. On S3 the manifest itself has them as object metadata, ``next`` and ``width``."""
-INDEX = "FLOWKIT_DEPLOYED_INDEX"
-"""``1``: a foreach also writes a JSON list of its children's task ids (`flowkit.datastore.layout.index_file`)."""
-TRIGGER = "FLOWKIT_DEPLOYED_TRIGGER"
-"""For the start step: JSON, what started the run: a list of ``[name, id, seconds since the epoch, "event" or "run"]``."""
-PARAMETER = "FLOWKIT_PARAMETER_"
-"""For the start step, with a parameter's attribute name behind it: its value as JSON, or as on the command line."""
-STATE = "FLOWKIT_DEPLOYED_STATE"
-"""For the end command: ``succeeded``, ``failed`` or ``cancelled``, or whatever the scheduler calls these."""
-REASON = "FLOWKIT_DEPLOYED_REASON"
-"""For the end command: a line about why, where the scheduler knows one."""
-
-FINAL = 79
-"""Exit status of a container whose task failed so that no further attempt is of use: a scheduler that can tell need not
-try again. One that cannot may: the next container ends at once with the same status."""
 
 ParameterKind = Literal["text", "integer", "number", "boolean", "json"]
 Concurrency = Literal["allow", "forbid", "replace"]
@@ -393,11 +374,11 @@ class Target(ABC):
     prefix: ClassVar[str]
     """Run ids begin with it: ``argo`` for ``argo-train-x7k2``."""
     executor: ClassVar[str | None] = None
-    """The service that every step gets which asks for none: ``kubernetes``, ``batch``; None where the run is a client's, or
-    the machine itself carries steps out."""
+    """The service that every step gets which asks for none: ``kubernetes``, ``batch``; None where the run is a client's,
+    or the machine itself carries steps out."""
     client_run: ClassVar[bool] = False
-    """Whether a run is a client's (``python flow.py run`` somewhere): then the whole language works, and steps may ask for
-    any service."""
+    """Whether a run is a client's (``python flow.py run`` somewhere): then the whole language works, and steps may ask
+    for any service."""
     verbs: ClassVar[frozenset[str]] = frozenset({"trigger", "status", "list-runs", "terminate", "delete"})
     """What it can do besides ``create`` and ``list``: also ``suspend`` and ``unsuspend``."""
     options: ClassVar[tuple[CreateOption, ...]] = ()
@@ -414,8 +395,8 @@ class Target(ABC):
 
     @abstractmethod
     def problems(self, deployment: Deployment) -> list[Problem]:
-        """Return everything that the target cannot do, besides what `flowkit.deployer.capabilities` says: names that are
-        too long, limits that are passed, combinations. No call is made."""
+        """Return everything that the target cannot do, besides what `flowkit.deployer.capabilities` says: names that
+        are too long, limits that are passed, combinations. No call is made."""
 
     @abstractmethod
     def compile(self, deployment: Deployment) -> Any:
