@@ -30,6 +30,7 @@ def _is_root(entry: str) -> bool:
 
 
 sys.path[:] = [entry for entry in sys.path if not _is_root(entry)]
+sys.path.append(str(ROOT / "tests" / "deploying"))  # what the tests of several schedulers share
 
 try:
     import flowkit

@@ -1,0 +1,345 @@
+"""From a flow to a `Deployment`: everything that a compiler needs, put together without asking anybody.
+
+What has to be found out first (values of deploy time, the code package's key, the production token, the template's key)
+is given; so the same flow always gives the same deployment, and a target's document can be looked at before anything
+is uploaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flowkit.decorators.attach import executor_request, policy, services
+from flowkit.decorators.contract import Attempts, ExecutorRequest
+from flowkit.deployer.target import Concurrency, Deployment, DeploymentRecord, StepPlan, Target
+from flowkit.deployer.values import DeployValues, deploy_values
+from flowkit.exceptions import Problem
+from flowkit.settings import settings
+from flowkit.version import __version__
+
+if TYPE_CHECKING:
+    from flowkit.model.definition import FlowDefinition, StepDefinition
+    from flowkit.runtime.bootstrap import StoredPackage
+
+NOTIFY = "FLOWKIT_NOTIFY"
+"""For the end command: after which ends people are told, ``error``, ``success`` or both with a comma. Where to is in no
+document: the container finds ``FLOWKIT_NOTIFY_URL`` among its cluster's or account's secrets."""
+_MEGABYTE = 1024 * 1024
+
+
+class Asked(NamedTuple):
+    """The options of ``create`` that every target has.
+
+    Parameters
+    ----------
+    tags : tuple of str
+        Of its runs.
+    namespace : str or None
+        Of its runs; default: ``production:<token>``.
+    max_workers : int
+        Tasks of a run at once.
+    max_log_size : int
+        MB kept of each attempt's log.
+    workflow_timeout : float or None
+        Seconds that a run may take.
+    concurrency : str
+        What a firing does while a run goes on.
+    priority : int or None
+        Higher first.
+    notify_on_error, notify_on_success : bool
+        Whether people are told of ends.
+    title, description : str
+        For people.
+    """
+
+    tags: tuple[str, ...] = ()
+    namespace: str | None = None
+    max_workers: int = 100
+    max_log_size: int = 10
+    workflow_timeout: float | None = None
+    concurrency: Concurrency = "allow"
+    priority: int | None = None
+    notify_on_error: bool = False
+    notify_on_success: bool = False
+    title: str = ""
+    description: str = ""
+
+
+class Gathered(NamedTuple):
+    """A deployment, and what is wrong with it."""
+
+    deployment: Deployment
+    problems: tuple[Problem, ...]
+
+
+def gather(
+    definition: FlowDefinition,
+    target: Target,
+    *,
+    package: StoredPackage,
+    root: str,
+    user: str,
+    token: str,
+    template: str = "",
+    name: str | None = None,
+    asked: Asked | None = None,
+    values: DeployValues | None = None,
+    metadata: str = "local",
+    created: float = 0.0,
+    client: Mapping[str, Any] | None = None,
+) -> Gathered:
+    """Put a deployment together.
+
+    Parameters
+    ----------
+    definition : FlowDefinition
+        The flow, with its decorators attached (those of `executor_specs` too) and configured.
+    target : Target
+        Made with the values of its options.
+    package : StoredPackage
+        The code package.
+    root : str
+        The datastore as containers reach it.
+    user, token : str
+        Who deploys, and the production token.
+    template : str
+        The key of the blob from which runs begin (`flowkit.runtime.deployed.store_template`).
+    name : str, optional
+        What it is called at the target; default: what the target calls it.
+    asked : Asked, optional
+        Options of ``create``.
+    values : DeployValues, optional
+        What was found out at deploy time; default: it is found out now.
+    metadata : str, default "local"
+        The metadata store of its runs.
+    created : float
+        Seconds since the epoch, for the record.
+    client : mapping, optional
+        For a target whose runs are a client's: how ``run`` is called, kept as ``details["client"]`` of the record:
+        ``python``, ``folder``, ``top`` (the words before ``run``) and ``run`` (those after it).
+    """
+    asked = asked or Asked()
+    found = values if values is not None else deploy_values(definition, user=user)
+    called = name or target.default_name(definition.name, found.project, found.branch)
+    environment = fixed_environment(root, user, metadata)
+    commands = _Commands(definition, package, root, template, metadata, asked.max_log_size * _MEGABYTE)
+    steps = {}
+    for step in definition.steps.values():
+        request, attempts = executor_request(step), policy(step)
+        fixed = {**environment, **request.environment}
+        steps[step.name] = StepPlan(
+            step.name, request, attempts, tries(attempts), commands.step(step.name, request, attempts), fixed
+        )
+    notify = [end for end, wanted in (("error", asked.notify_on_error), ("success", asked.notify_on_success)) if wanted]
+    record = _record(definition, target, called, found, package, root, user, token, template, metadata, created)
+    options = {option.name: target.given.get(option.name, option.default) for option in target.options}
+    details: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in options.items()
+    }
+    if client is not None:
+        details["client"] = dict(client)
+    deployment = Deployment(
+        name=called,
+        flow=definition.name,
+        graph=definition.graph,
+        steps=steps,
+        parameters=found.parameters,
+        schedule=found.schedule,
+        events=found.events,
+        finishes=found.finishes,
+        event_options=found.event_options,
+        on_success=found.on_success or asked.notify_on_success,
+        on_error=found.on_error or asked.notify_on_error,
+        end_command=commands.end(),
+        end_environment={**environment, **({NOTIFY: ",".join(notify)} if notify else {})},
+        root=root,
+        user=user,
+        token=token,
+        namespace=asked.namespace or f"production:{token}",
+        tags=asked.tags,
+        project=found.project,
+        branch=found.branch,
+        max_workers=asked.max_workers,
+        workflow_timeout=asked.workflow_timeout,
+        concurrency=asked.concurrency,
+        priority=asked.priority,
+        options=options,
+        record=_plain({**record, "details": details, "concurrency": asked.concurrency}),
+        title=asked.title or called,
+        description=asked.description or _summary(definition),
+        file=definition.file,
+    )
+    return Gathered(deployment, (*found.problems, *_problems(definition, target, root)))
+
+
+def executor_specs(target: Target) -> tuple[str, ...]:
+    """Return the decorators that a target's flows get as ``--with`` would give them: its service, for steps without."""
+    return (target.executor,) if target.executor is not None else ()
+
+
+def tries(attempts: Attempts) -> int:
+    """Return how often a scheduler has to start a task at most: the user's attempts, the one of the fallback, and those
+    that a machine may cost (the setting ``infrastructure_retries``)."""
+    return attempts.retries + 1 + int(attempts.fallback) + settings().infrastructure_retries
+
+
+def fixed_environment(root: str, user: str, metadata: str = "local") -> dict[str, str]:
+    """Return the environment of every container of a deployment; no secret is in it.
+
+    The address of the metadata service is, its token is not: that is for the cluster's own secrets.
+    """
+    from flowkit.runtime.bootstrap import container_environment
+
+    found = container_environment(root, user=user)
+    if metadata != "local":
+        found["FLOWKIT_METADATA"] = metadata
+        url = settings().service_url
+        if url:
+            found["FLOWKIT_SERVICE_URL"] = _without_user(url)
+    return found
+
+
+def _without_user(url: str) -> str:
+    """Return a URL without a user's name and password."""
+    scheme, separator, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
+class _Commands:
+    """The commands of a deployment's containers."""
+
+    def __init__(
+        self,
+        definition: FlowDefinition,
+        package: StoredPackage,
+        root: str,
+        template: str,
+        metadata: str,
+        max_log_size: int,
+    ) -> None:
+        self._start = definition.graph.start
+        self._package = package
+        self._root = root
+        self._template = template
+        # On a folder the index is a file beside it; elsewhere whoever looks at the runs makes an index for themselves.
+        self._record = metadata != "local" or not _remote(root)
+        self._max_log_size = max_log_size
+
+    def step(self, step: str, request: ExecutorRequest, attempts: Attempts) -> tuple[str, ...]:
+        """Return the command of a step's containers."""
+        return self._command(
+            step,
+            python=str(request.resources.get("executable") or "python"),
+            timeout=attempts.timeout,
+            template=self._template if step == self._start else None,
+        )
+
+    def end(self) -> tuple[str, ...]:
+        """Return the command that ends a run."""
+        return self._command(None, template=self._template)
+
+    def _command(self, step: str | None, **more: Any) -> tuple[str, ...]:
+        from flowkit.runtime.bootstrap import deployed_command
+
+        return tuple(
+            deployed_command(
+                self._root,
+                self._package.key,
+                self._package.program,
+                step=step,
+                install=not settings().skip_install,
+                max_log_size=self._max_log_size,
+                record=self._record,
+                **more,
+            )
+        )
+
+
+def _record(
+    definition: FlowDefinition,
+    target: Target,
+    name: str,
+    found: DeployValues,
+    package: StoredPackage,
+    root: str,
+    user: str,
+    token: str,
+    template: str,
+    metadata: str,
+    created: float,
+) -> dict[str, Any]:
+    return DeploymentRecord(
+        target=target.name,
+        name=name,
+        flow=definition.name,
+        user=user,
+        created=created,
+        token=token,
+        root=root,
+        template=template,
+        package=package._asdict(),
+        parameters=found.parameters,
+        project=found.project,
+        branch=found.branch,
+        schedule=found.schedule.cron if found.schedule else None,
+        timezone=found.schedule.timezone if found.schedule else None,
+        events=(*found.events, *found.finishes),
+        metadata=metadata,
+        file=definition.file,
+        version=__version__,
+    ).to_json()
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as it comes out of JSON: lists where there were tuples."""
+    import json
+
+    found: dict[str, Any] = json.loads(json.dumps(record))
+    return found
+
+
+def _summary(definition: FlowDefinition) -> str:
+    """Return the first line of what the flow's class says about itself, where it says something of its own."""
+    text = definition.cls.__dict__.get("__doc__") or ""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _problems(definition: FlowDefinition, target: Target, root: str) -> list[Problem]:
+    problems = []
+    if target.needs_remote_root and not _remote(root):
+        problems.append(
+            Problem(
+                f"{target.label} starts containers, which cannot reach the datastore {root}",
+                None,
+                "keep the datastore where both can reach it: FLOWKIT_DATASTORE=s3://bucket/prefix",
+            )
+        )
+    if not target.client_run:
+        for step in definition.steps.values():
+            problems += _service_problems(step, target)
+    return problems
+
+
+def _remote(root: str) -> bool:
+    from flowkit.datastore.root import scheme_of
+
+    return scheme_of(root) is not None
+
+
+def _service_problems(step: StepDefinition, target: Target) -> list[Problem]:
+    """Return a problem for each service that a step asks for and the target cannot start."""
+    problems = []
+    for name in services(step):
+        if name == target.executor:
+            continue
+        given: Any = step.decorator(name)
+        able = f"it starts @{target.executor} only" if target.executor else "it carries steps out on its own machine"
+        problems.append(
+            given.problem(
+                f"step '{step.name}' asks for @{name}, which {target.label} cannot start: {able}",
+                f"leave @{name} out" + (f", or write @{target.executor}" if target.executor else ""),
+            )
+        )
+    return problems
