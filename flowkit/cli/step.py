@@ -107,17 +107,18 @@ def _recorded(
     session: Session, storage: Storage, manifest: Manifest, launch: Launch, config: Mapping[str, Any], node: int | None
 ) -> int:
     """Run the task, and write the records that a runtime would write."""
-    from flowkit.runtime.own_records import OwnRecords
+    from flowkit.runtime.own_records import OwnRecords, has_store
     from flowkit.runtime.start import policies
     from flowkit.runtime.task import run_attempt
 
-    store = session.metadata_store(storage)
+    store = session.metadata_store(storage) if has_store(storage, session.metadata) else None
     try:
         policy = policies(session.definition)[launch.step]
         records = OwnRecords(storage, store, manifest, launch, policy, session.console.warn)
         return records.carry_out(lambda: run_attempt(session.definition, config, launch, node, forked=False))
     finally:
-        store.close()
+        if store is not None:
+            store.close()
 
 
 def _configs(session: Session, storage: Storage, manifest: Manifest) -> dict[str, Any]:

@@ -32,7 +32,16 @@ from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError, FlowkitError
 from flowkit.metadata.liveness import HEARTBEAT_LIMIT
 from flowkit.metadata.outputs import output_of
-from flowkit.metadata.records import FINAL, FlowRecord, OutputRecord, Record, RunRecord, State, TaskRecord
+from flowkit.metadata.records import (
+    FINAL,
+    FlowRecord,
+    OutputRecord,
+    Record,
+    RunRecord,
+    State,
+    TaskRecord,
+    deployment_tags,
+)
 from flowkit.metadata.relational import DamagedDatabase
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
@@ -256,6 +265,8 @@ def run_from_datastore(storage: Storage, flow: str, run: str) -> RunRecord | Non
     state: State = end["state"] if end.get("state") in FINAL else "running"
     ended = state in FINAL and _is_time(finished)
     system_tags = _texts(claim.get("system_tags"))
+    if isinstance(claim.get("deployment"), str):
+        system_tags += deployment_tags(claim["deployment"])[:1]
     tags = read_tags(storage, flow, run)
     tags = _texts(claim.get("tags")) if tags is None else tags
     record = RunRecord(
@@ -280,6 +291,8 @@ def run_from_datastore(storage: Storage, flow: str, run: str) -> RunRecord | Non
 
 def still_held(storage: Storage, record: RunRecord) -> RunRecord:
     """Return a run that has not ended with the process that has it now, which need not be the one that began it."""
+    if record.unattended:
+        return record
     holder = read_holder(storage, record.flow, record.run)
     if holder is not None:
         owner, seen = holder.owner, holder.until - HEARTBEAT_LIMIT

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowkit.datastore import layout
-from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal
+from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import InvalidPathspec, StoreError
 from flowkit.model.coordinates import valid_task_id
@@ -19,6 +19,7 @@ from flowkit.model.pathspec import check_part
 
 _PATIENCE = 5
 """How many numbers in a row may be taken before the runs are listed."""
+_TRIES = 20
 
 
 def claim_run(
@@ -117,6 +118,41 @@ def raise_run(storage: Storage, flow: str, run: str, record: Mapping[str, Any]) 
 def write_end(storage: Storage, flow: str, run: str, record: dict[str, Any]) -> None:
     """Record how a run ended, in the place of an earlier ending (a run that was taken over ends again)."""
     storage.replace(layout.end_file(flow, run), [seal(record)])
+
+
+def change_end(
+    storage: Storage, flow: str, run: str, change: Callable[[dict[str, Any] | None], dict[str, Any] | None]
+) -> dict[str, Any] | None:
+    """Record how a run ended where several may at once; return the record that stands.
+
+    Parameters
+    ----------
+    change : callable
+        Is given the record that is there (None for none, or a damaged one), and returns the one to put in its place,
+        or None to leave it. It may be called again, where somebody else was quicker.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or others change it all the time.
+    """
+    path = layout.end_file(flow, run)
+    for _ in range(_TRIES):
+        try:
+            found = storage.read_version(path)
+        except Missing:
+            wanted = change(None)
+            if wanted is None or create_sealed(storage, path, wanted):
+                return wanted
+            continue
+        try:
+            stands: dict[str, Any] | None = unseal(found.content, path)
+        except Damaged:
+            stands = None
+        wanted = change(stands)
+        if wanted is None or storage.replace_version(path, seal(wanted), found.version):
+            return stands if wanted is None else wanted
+    raise StoreError(f"how the run {flow}/{run} ended is written by others all the time", "try again in a moment")
 
 
 def read_end(storage: Storage, flow: str, run: str) -> dict[str, Any] | None:

@@ -2,6 +2,10 @@
 
 A record names its runtime's process by host, boot and start time, so that a process id that was given out again
 is not taken for it. On another machine, in another container, or without ``/proc``, only the heartbeat is left.
+
+A run of a scheduler has no owner at all: between two of its tasks nobody gives a sign of life, for as long as a queue
+is long. Such a run is running until something says that it has ended (its end step, a task that failed for good, the
+end command that the scheduler runs); silence alone never makes it lost.
 """
 
 from __future__ import annotations
@@ -90,6 +94,8 @@ def why_lost(record: RunRecord, now: float, limit: float = HEARTBEAT_LIMIT) -> s
         return None
     if record.state == "lost":
         return record.reason or "its runtime gave it up"
+    if record.unattended:
+        return None
     known = _process_lives(record)
     if known is True:
         return None

@@ -12,6 +12,13 @@ State = Literal["pending", "running", "succeeded", "failed", "cancelled", "lost"
 STATES: tuple[State, ...] = ("pending", "running", "succeeded", "failed", "cancelled", "lost")
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 """States that do not change any more; ``lost`` is not among them, since a run can be taken over."""
+DEPLOYMENT_TAG = "deployment:"
+"""What the system tag begins with that names the deployment a run came from: ``deployment:<target>/<name>``."""
+
+
+def deployment_tags(deployment: str) -> list[str]:
+    """Return the system tags of a run that came from a deployment, ``<target>/<name>``."""
+    return [f"{DEPLOYMENT_TAG}{deployment}", f"runtime:{deployment.partition('/')[0]}"]
 
 
 class RunRecord(NamedTuple):
@@ -53,6 +60,19 @@ class RunRecord(NamedTuple):
     boot_id: str | None = None
     pid: int | None = None
     process_start: int | None = None
+
+    @property
+    def deployment(self) -> str | None:
+        """The deployment that it came from, ``<target>/<name>``; None for a run that somebody started by hand."""
+        for tag in self.system_tags:
+            if tag.startswith(DEPLOYMENT_TAG):
+                return tag[len(DEPLOYMENT_TAG) :]
+        return None
+
+    @property
+    def unattended(self) -> bool:
+        """Whether no runtime watches it: a scheduler starts its tasks one by one, and only they tell how it stands."""
+        return self.pid is None and self.host is None and self.deployment is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain values."""

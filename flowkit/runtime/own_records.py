@@ -2,7 +2,16 @@
 
 The task that comes first makes the run's record (from ``run.json``), every task writes its own state and what it made,
 a thread gives signs of life while the step runs, and the task that ends the run says so, in the datastore and in the
-store. A task that dies without a word stays ``running`` in the store until its run's heartbeats are missed.
+store. A task that dies without a word stays ``running`` until somebody speaks for it: the process that started it
+(`OwnRecords.tell`), a later attempt, or the end command (`end_run`).
+
+How a run ended is in ``end.json``. The first task that fails for good writes it, and what fails after it adds nothing.
+The commit of the last step takes its place, whatever it says. An attempt that begins after one that had failed for
+good is the scheduler's own retry: it takes the ending back, and the run goes on. The end command, which comes when
+nothing of the run goes on, says what no task could, and settles it.
+
+Where the datastore is remote and no service keeps the records, tasks write the datastore only: an index made in a
+container would be gone with it, and those who look on make their own (`flowkit.client.remote_index`).
 """
 
 from __future__ import annotations
@@ -13,22 +22,31 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from flowkit.datastore.layout import end_file
 from flowkit.datastore.manifests import read_failure, read_manifest
-from flowkit.datastore.runs import read_run, write_end
+from flowkit.datastore.runs import change_end, read_end, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
-from flowkit.exceptions import FlowkitError, StoreError
+from flowkit.exceptions import DataError, FlowkitError, StoreError
+from flowkit.metadata.opening import is_shared
 from flowkit.metadata.outputs import output_of
-from flowkit.metadata.records import Record, RunRecord, State, TaskRecord
+from flowkit.metadata.records import FINAL, Record, RunRecord, State, TaskRecord, deployment_tags
 from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.runtime.gang import nodes_of, publish
 from flowkit.runtime.retries import decide
+from flowkit.runtime.start import PARAMETERS
 
 DELIVERY_SECONDS = 20.0
 """How long a task that is over waits for its records to arrive: its machine, and what waits on it, may be gone then."""
+_PAGE = 1_000
+
+
+def has_store(storage: Storage, metadata: str) -> bool:
+    """Whether tasks that record themselves write to a metadata store of that name: not to a remote root's index."""
+    return is_shared(metadata) or not storage.remote
 
 
 class OwnRecords:
@@ -38,8 +56,8 @@ class OwnRecords:
     ----------
     storage : Storage
         The datastore.
-    store : MetadataStore
-        Where the records go. Where it does not work, the task goes on all the same.
+    store : MetadataStore or None
+        Where the records go (`has_store`). Where it does not work, the task goes on all the same.
     parameters : Manifest
         The run's ``_parameters`` manifest.
     launch : Launch
@@ -53,7 +71,7 @@ class OwnRecords:
     def __init__(
         self,
         storage: Storage,
-        store: MetadataStore,
+        store: MetadataStore | None,
         parameters: Manifest,
         launch: Launch,
         policy: Attempts,
@@ -67,15 +85,17 @@ class OwnRecords:
         self._notice = notice
         self._over = threading.Event()
         self._told = False
-        self._run = _run_record(storage, parameters)
+        self._run = _run_record(storage, parameters.flow, parameters.run, parameters)
 
     def carry_out(self, work: Callable[[], int]) -> int:
         """Do the work of the attempt, with records before, meanwhile and after; return what it returns."""
         began = time.time()
-        self._store.attend(self._run)
-        self._write([*self._first(), *self._tasks("running", began)])
+        reopened = self._reopen()
+        if self._store is not None:
+            self._store.attend(self._run)
+            self._write([*(reopened or self._first()), *self._tasks("running", began)])
         beating = None
-        if self._store.shared:  # others are told by the process, which is on this machine
+        if self._store is not None and self._store.shared:  # others are told by the process, which is on this machine
             beating = threading.Thread(target=self._beat, name="flowkit-own-heartbeats", daemon=True)
             beating.start()
         try:
@@ -84,21 +104,57 @@ class OwnRecords:
             self._over.set()
             if beating is not None:
                 beating.join()
-            self._write(self._last(began))
-            left = self._store.deliver(DELIVERY_SECONDS)
-            for text in [*self._store.news(), *([left] if left is not None else [])]:
-                self._notice(text)
+            self._finish(began)
+
+    def tell(self, began: float | None = None) -> None:
+        """Write how the attempt ended, where its own process could not: what it left in the datastore tells.
+
+        Parameters
+        ----------
+        began : float, optional
+            When it began, in seconds since the epoch.
+        """
+        if self._store is not None:
+            self._store.attend(self._run)
+            self._write(self._first())
+        self._finish(time.time() if began is None else began)
+
+    def _finish(self, began: float) -> None:
+        self._write(self._last(began))
+        if self._store is None:
+            return
+        left = self._store.deliver(DELIVERY_SECONDS)
+        for text in [*self._store.news(), *([left] if left is not None else [])]:
+            self._notice(text)
 
     def _first(self) -> list[Record]:
         """Return the records of the run that nobody has written yet."""
         try:
-            if self._store.run(self._run.flow, self._run.run) is not None:
+            if self._store is None or self._store.run(self._run.flow, self._run.run) is not None:
                 return []
         except StoreError as error:
             self._broken(error)
-        made = self._parameters
-        task = TaskRecord(made.flow, made.run, made.step, made.task, "succeeded", 0, made.started, made.ended)
-        return [self._run, task, *([output_of(made)] if self._store.outputs else [])]
+        return [self._run, *_parameter_records(self._parameters, self._store)]
+
+    def _reopen(self) -> list[Record]:
+        """Take the run's end back, where the scheduler tries a task again that had failed for good."""
+        try:
+            if self._launch.attempt == 0 or not self._failed_for_good():
+                return []
+            end = read_end(self._storage, self._run.flow, self._run.run)
+            if end is None or end.get("state") == "succeeded":
+                return []
+            self._storage.delete(end_file(self._run.flow, self._run.run))
+        except FlowkitError as error:
+            self._broken(error)
+            return []
+        return [self._run]
+
+    def _failed_for_good(self) -> bool:
+        """Whether the attempt before this one was to be the last."""
+        before = self._launch._replace(attempt=self._launch.attempt - 1)
+        failure = self._failure(before.attempt)
+        return failure is not None and decide(self._policy, before, failure).kind is None
 
     def _tasks(
         self,
@@ -130,46 +186,59 @@ class OwnRecords:
         records: list[Record] = [*self._tasks("succeeded", *times, attempt=manifest.attempt)]
         if manifest.gang:
             publish(self._storage, manifest)
-        if self._store.outputs:
+        if self._store is not None and self._store.outputs:
             made = [manifest, *(self._read(ref) for ref in nodes_of(self._launch) if ref != self._launch.ref)]
             records += [output_of(each) for each in made if each is not None]
         if manifest.transition.kind == "end":
-            records.append(self._ended("succeeded", None))
+            records += self._ended("succeeded", None)
         return records
 
     def _failed(self, began: float) -> list[Record]:
         ref, attempt = self._launch.ref, self._launch.attempt
         failure: Failure | None = None
         try:
-            failure = read_failure(
-                self._storage, self._run.flow, self._run.run, ref.step, str(ref.coordinates), attempt
-            )
+            failure = self._failure(attempt)
         except FlowkitError as error:
             self._broken(error)
         reason = failure.message if failure is not None else "it ended without a result"
-        if failure is not None and decide(self._policy, self._launch, failure).kind is not None:
-            return [*self._tasks("pending", began, time.time(), reason)]
-        return [*self._tasks("failed", began, time.time(), reason), self._ended("failed", f"{ref}: {reason}")]
-
-    def _ended(self, state: State, reason: str | None) -> RunRecord:
         now = time.time()
+        if failure is not None and decide(self._policy, self._launch, failure).kind is not None:
+            return [*self._tasks("pending", began, now, reason)]
+        state: State = "cancelled" if failure is not None and failure.kind == "cancelled" else "failed"
+        return [*self._tasks(state, began, now, reason), *self._ended(state, f"{ref}: {reason}")]
+
+    def _ended(self, state: State, reason: str | None) -> list[Record]:
+        """Note that the run has ended, unless somebody has; return its record as it stands."""
+
+        def change(stands: dict[str, Any] | None) -> dict[str, Any] | None:
+            if stands is not None and (state != "succeeded" or stands.get("state") == "succeeded"):
+                return None
+            return {"state": state, "reason": reason, "finished": time.time()}
+
         try:
-            end = {"state": state, "reason": reason, "finished": now}
-            write_end(self._storage, self._run.flow, self._run.run, end)
+            end = change_end(self._storage, self._run.flow, self._run.run, change)
         except StoreError as error:
             self._broken(error)
-        return self._run._replace(state=state, reason=reason, finished=now, heartbeat=now)
+            end = {"state": state, "reason": reason, "finished": time.time()}
+        return [_ended_record(self._run, end)] if end is not None else []
+
+    def _failure(self, attempt: int) -> Failure | None:
+        step, task = self._launch.step, str(self._launch.coordinates)
+        return read_failure(self._storage, self._run.flow, self._run.run, step, task, attempt)
 
     def _read(self, ref: TaskRef) -> Manifest | None:
         return read_manifest(self._storage, self._run.flow, self._run.run, ref.step, str(ref.coordinates))
 
     def _write(self, records: list[Record]) -> None:
+        if self._store is None:
+            return
         try:
             self._store.write(records)
         except StoreError as error:
             self._broken(error)
 
     def _beat(self) -> None:
+        assert self._store is not None
         while not self._over.wait(self._store.heartbeat_interval):
             try:
                 self._store.heartbeat(self._run.flow, self._run.run, time.time())
@@ -182,12 +251,138 @@ class OwnRecords:
         self._told = True
 
 
-def _run_record(storage: Storage, parameters: Manifest) -> RunRecord:
+def end_run(
+    storage: Storage, flow: str, run: str, state: State, reason: str | None = None, store: MetadataStore | None = None
+) -> RunRecord | None:
+    """Say that a run of a scheduler is over, when nothing of it goes on; return it as it stands then.
+
+    A run whose last step has committed has succeeded, whatever is said, and none else has. What a task said of why it
+    failed is kept, where it did; a run that failed because it was stopped is cancelled. Said again, it changes nothing.
+
+    Parameters
+    ----------
+    storage : Storage
+        The datastore.
+    flow, run : str
+        The run.
+    state : str
+        ``succeeded``, ``failed`` or ``cancelled``, as the scheduler has it.
+    reason : str, optional
+        Why, one line, where the scheduler knows.
+    store : MetadataStore, optional
+        Where its record is (`has_store`); tasks that it shows as begun are over, too.
+
+    Returns
+    -------
+    RunRecord or None
+        None where there is no such run: it never began.
+
+    Raises
+    ------
+    DataError
+        If what was recorded of the run is damaged.
+    StoreError
+        If the datastore, or after it the store, cannot be written; to be done again.
+    """
+    if state not in FINAL:
+        raise ValueError(f"no run ends {state}")
+    if read_run(storage, flow, run) is None:
+        return None
+    parameters = read_manifest(storage, flow, run, *PARAMETERS)
+    last = None if parameters is None else _last_step(storage, parameters)
+    if last is None and state == "succeeded":
+        state, reason = "failed", reason or "its last step has no result, though the scheduler says that it succeeded"
+
+    def change(stands: dict[str, Any] | None) -> dict[str, Any] | None:
+        if stands is not None and (stands.get("state") == "succeeded" or (last is None and stands.get("settled"))):
+            return None
+        if last is not None:
+            return {"state": "succeeded", "reason": None, "finished": last.ended or time.time(), "settled": True}
+        known = stands or {}
+        ended = "cancelled" if "cancelled" in (state, known.get("state")) else state
+        said = (reason, known.get("reason")) if known.get("state") != ended else (known.get("reason"), reason)
+        why = next((text for text in said if text), None)
+        return {"state": ended, "reason": why, "finished": time.time(), "settled": True}
+
+    end = change_end(storage, flow, run, change)
+    record = _ended_record(_run_record(storage, flow, run, parameters), end or {"state": state, "reason": reason})
+    if store is not None:
+        _settle_records(store, record, parameters)
+    return record
+
+
+def _settle_records(store: MetadataStore, record: RunRecord, parameters: Manifest | None) -> None:
+    """Write to the store that a run is over, and every task of it."""
+    store.attend(record)
+    try:
+        known = store.run(record.flow, record.run)
+        first = [] if known is not None or parameters is None else _parameter_records(parameters, store)
+        open_tasks = [] if known is None else _open_tasks(store, record)
+        store.write([record, *first])
+        for start in range(0, len(open_tasks), _PAGE):
+            store.write(open_tasks[start : start + _PAGE])
+    finally:
+        left = store.deliver(DELIVERY_SECONDS)
+    if left is not None:
+        raise StoreError(left)
+
+
+def _open_tasks(store: MetadataStore, record: RunRecord) -> list[Record]:
+    """Return the records, closed, of tasks that never told how they ended."""
+    found: list[Record] = []
+    for state in ("running", "pending"):
+        after: str | None = None
+        while True:
+            page = store.tasks(record.flow, record.run, status=state, limit=_PAGE, after=after)
+            found += [_closed(task, record) for task in page]
+            if len(page) < _PAGE:
+                break
+            after = f"{page[-1].step}/{page[-1].task}"
+    return found
+
+
+def _closed(task: TaskRecord, run: RunRecord) -> TaskRecord:
+    if task.state == "pending":  # it failed, and no other attempt has followed
+        return task._replace(state="cancelled" if run.state == "cancelled" else "failed")
+    return task._replace(state="lost", reason="its run ended before it told how it went", pid=None)
+
+
+def _last_step(storage: Storage, parameters: Manifest) -> Manifest | None:
+    """Return what the run's last step committed; None where it has not."""
+    graph = parameters.extra.get("graph")
+    name = graph.get("end_step") if isinstance(graph, dict) else None
+    if not isinstance(name, str):
+        raise DataError(f"the graph of {parameters.flow}/{parameters.run} is missing", "its _parameters are damaged")
+    found = read_manifest(storage, parameters.flow, parameters.run, name, "0")
+    return found if found is not None and found.transition.kind == "end" else None
+
+
+def _parameter_records(parameters: Manifest, store: MetadataStore | None) -> list[Record]:
+    made = parameters
+    task = TaskRecord(made.flow, made.run, made.step, made.task, "succeeded", 0, made.started, made.ended)
+    return [task, *([output_of(made)] if store is not None and store.outputs else [])]
+
+
+def _ended_record(run: RunRecord, end: dict[str, Any]) -> RunRecord:
+    """Return a run's record with what its ``end.json`` says."""
+    state: State = end["state"] if end.get("state") in FINAL else "failed"
+    finished = end.get("finished")
+    finished = finished if isinstance(finished, (int, float)) else time.time()
+    reason = end.get("reason") if isinstance(end.get("reason"), str) else None
+    return run._replace(state=state, reason=reason, finished=finished, heartbeat=finished)
+
+
+def _run_record(storage: Storage, flow: str, run: str, parameters: Manifest | None) -> RunRecord:
     """Return a run's first record, from what was recorded when it began; no process of this machine owns it."""
-    claim = read_run(storage, parameters.flow, parameters.run) or {}
+    claim = read_run(storage, flow, run) or {}
     known: dict[str, Any] = {
         name: claim[name] for name in ("user", "created", "tags", "system_tags", "origin") if name in claim
     }
-    default: dict[str, Any] = {"user": str(parameters.extra.get("user") or ""), "created": parameters.started}
-    where: dict[str, Any] = {"flow": parameters.flow, "run": parameters.run}
-    return RunRecord.from_json({**default, **known, **where, "state": "running", "heartbeat": time.time()})
+    if isinstance(claim.get("deployment"), str):
+        tags = {*known.get("system_tags", ()), *deployment_tags(claim["deployment"])[:1]}
+        known["system_tags"] = sorted(tags)
+    default: dict[str, Any] = {"user": "", "created": time.time()}
+    if parameters is not None:
+        default = {"user": str(parameters.extra.get("user") or ""), "created": parameters.started}
+    more: dict[str, Any] = {"flow": flow, "run": run, "state": "running", "heartbeat": time.time()}
+    return RunRecord.from_json({**default, **known, **more})
