@@ -23,8 +23,9 @@ COMMANDS: Table = {
     "help": ("flowkit.cli.console_script", "List all commands."),
     "version": ("flowkit.cli.console_script", "Print the version."),
     "container": ("flowkit.cli.container", "Run a row of a launch list (used by flowkit itself)."),
+    "client": ("flowkit.cli.client", "Be the client of a run in a container (used by flowkit itself)."),
 }
-HIDDEN = frozenset({"container"})
+HIDDEN = frozenset({"client", "container"})
 
 
 def main() -> NoReturn:

@@ -7,8 +7,10 @@ it, and starts the wrapper (``python -m flowkit container``, see `flowkit.runtim
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from flowkit.settings import environment, settings
@@ -22,6 +24,12 @@ REQUIREMENTS = ("click>=8.1", "cloudpickle>=2.2", "blake3>=0.4", "tomli>=2")
 """What flowkit needs everywhere, as in setup.cfg; tomli before Python 3.11 only, which the program looks at."""
 S3_REQUIREMENTS = ("boto3>=1.36", "tenacity>=8.2")
 """What it needs for a datastore on S3, as in setup.cfg."""
+CLIENT_REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
+    "kubernetes": ("kubernetes>=28", "tenacity>=8.2"),
+    "batch": S3_REQUIREMENTS,
+    "service": ("requests>=2.31", "tenacity>=8.2"),
+}
+"""What a run's client needs besides: for the services that it starts steps on, and for the metadata service (setup.cfg)."""
 
 EXIT_CODES: dict[int, str] = {
     91: "the image lacks what flowkit needs, and nothing is to be installed (FLOWKIT_SKIP_INSTALL)",
@@ -156,6 +164,41 @@ def deployed_command(
     return _started(root, package_key, wrapper, install=install, python=python)
 
 
+def client_command(
+    root: str,
+    package_key: str,
+    program: str,
+    *,
+    deployment: str,
+    top: Sequence[str],
+    run: Sequence[str],
+    needs: Iterable[str] = (),
+    install: bool,
+    python: str = "python",
+) -> list[str]:
+    """Return the command of a container that is the client of a whole run: ``python flow.py run``.
+
+    Which run, and its parameters, the environment tells: ``FLOWKIT_DEPLOYED_RUN`` and ``FLOWKIT_PARAMETER_…``
+    (`flowkit.model.deployed`). Where that run was begun by an earlier container, it goes on with it
+    (`flowkit.cli.client`).
+
+    Parameters
+    ----------
+    root, package_key, program, install, python
+        As for `container_command`.
+    deployment : str
+        ``TARGET/NAME``.
+    top, run : sequence of str
+        The words before ``run``, and those after it.
+    needs : iterable of str
+        Keys of `CLIENT_REQUIREMENTS`: what the client talks to besides the datastore.
+    """
+    wrapper = ["client", "--datastore-root", root, "--program", program, "--deployment", deployment]
+    wrapper += ["--top", json.dumps(list(top)), "--run", json.dumps(list(run))]
+    more = [each for name in sorted(set(needs)) for each in CLIENT_REQUIREMENTS.get(name, ())]
+    return _started(root, package_key, wrapper, install=install, python=python, more=more)
+
+
 def _limits(timeout: float | None, max_log_size: int | None) -> list[str]:
     wrapper = []
     if timeout is not None:
@@ -165,8 +208,10 @@ def _limits(timeout: float | None, max_log_size: int | None) -> list[str]:
     return wrapper
 
 
-def _started(root: str, package_key: str, wrapper: list[str], *, install: bool, python: str) -> list[str]:
-    needs = [*REQUIREMENTS, *(S3_REQUIREMENTS if root.startswith("s3://") else ())]
+def _started(
+    root: str, package_key: str, wrapper: list[str], *, install: bool, python: str, more: Iterable[str] = ()
+) -> list[str]:
+    needs = dict.fromkeys([*REQUIREMENTS, *(S3_REQUIREMENTS if root.startswith("s3://") else ()), *more])
     fixed = [root, package_key, __version__, "1" if install else "0", " ".join(needs)]
     return [python, "-c", stub(), *fixed, *wrapper]
 
