@@ -29,7 +29,7 @@ CLIENT_REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "batch": S3_REQUIREMENTS,
     "service": ("requests>=2.31", "tenacity>=8.2"),
 }
-"""What a run's client needs besides: for the services that it starts steps on, and for the metadata service (setup.cfg)."""
+"""What a run's client needs besides, for the services that it talks to, as in setup.cfg."""
 
 EXIT_CODES: dict[int, str] = {
     91: "the image lacks what flowkit needs, and nothing is to be installed (FLOWKIT_SKIP_INSTALL)",
@@ -193,10 +193,10 @@ def client_command(
     needs : iterable of str
         Keys of `CLIENT_REQUIREMENTS`: what the client talks to besides the datastore.
     """
-    wrapper = ["client", "--datastore-root", root, "--program", program, "--deployment", deployment]
+    wrapper = ["--datastore-root", root, "--program", program, "--deployment", deployment]
     wrapper += ["--top", json.dumps(list(top)), "--run", json.dumps(list(run))]
     more = [each for name in sorted(set(needs)) for each in CLIENT_REQUIREMENTS.get(name, ())]
-    return _started(root, package_key, wrapper, install=install, python=python, more=more)
+    return _started(root, package_key, wrapper, install=install, python=python, command="client", more=more)
 
 
 def _limits(timeout: float | None, max_log_size: int | None) -> list[str]:
@@ -209,11 +209,18 @@ def _limits(timeout: float | None, max_log_size: int | None) -> list[str]:
 
 
 def _started(
-    root: str, package_key: str, wrapper: list[str], *, install: bool, python: str, more: Iterable[str] = ()
+    root: str,
+    package_key: str,
+    wrapper: list[str],
+    *,
+    install: bool,
+    python: str,
+    command: str = "container",
+    more: Iterable[str] = (),
 ) -> list[str]:
     needs = dict.fromkeys([*REQUIREMENTS, *(S3_REQUIREMENTS if root.startswith("s3://") else ()), *more])
     fixed = [root, package_key, __version__, "1" if install else "0", " ".join(needs)]
-    return [python, "-c", stub(), *fixed, *wrapper]
+    return [python, "-c", stub(), *fixed, command, *wrapper]
 
 
 def container_environment(root: str, *, user: str) -> dict[str, str]:
