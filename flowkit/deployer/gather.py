@@ -153,6 +153,7 @@ def gather(
         on_error=found.on_error or asked.notify_on_error,
         end_command=commands.end(),
         end_environment={**environment, **({NOTIFY: ",".join(notify)} if notify else {})},
+        client_command=_client(target, called, package, root, metadata, steps, client),
         root=root,
         user=user,
         token=token,
@@ -171,6 +172,39 @@ def gather(
         file=definition.file,
     )
     return Gathered(deployment, (*found.problems, *_problems(definition, target, root)))
+
+
+def _client(
+    target: Target,
+    name: str,
+    package: StoredPackage,
+    root: str,
+    metadata: str,
+    steps: Mapping[str, StepPlan],
+    client: Mapping[str, Any] | None,
+) -> tuple[str, ...]:
+    """Return the command of a container that is a run's client; none where no container is one."""
+    if not (target.client_run and target.needs_remote_root) or client is None:
+        return ()
+    from flowkit.runtime.bootstrap import client_command
+
+    words = list(client.get("run", ()))
+    for spec in executor_specs(target):
+        if spec not in words:
+            words += ["--with", spec]
+    services = {plan.request.name for plan in steps.values() if plan.request.name}
+    return tuple(
+        client_command(
+            root,
+            package.key,
+            package.program,
+            deployment=f"{target.name}/{name}",
+            top=list(client.get("top", ())),
+            run=words,
+            needs={metadata, *services},
+            install=not settings().skip_install,
+        )
+    )
 
 
 def executor_specs(target: Target) -> tuple[str, ...]:

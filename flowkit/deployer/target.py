@@ -6,8 +6,8 @@ without a call and always to the same one, and carries documents to the service.
 
 A scheduler knows little: it starts the container of a step with the task's coordinates in the environment, waits, and
 reads what follows (the step that a switch chose, the width of a foreach). Parents are not its business: the task
-derives them (`flowkit.runtime.derive`). The environment is the whole contract between both: `flowkit.model.deployed`, which is
-part of this port.
+derives them (`flowkit.runtime.derive`). The environment is the whole contract between both: `flowkit.model.deployed`,
+which is part of this port.
 """
 
 from __future__ import annotations
@@ -164,6 +164,10 @@ class Deployment:
         and `STATE`. Run it after every run that did not succeed, and after others where `on_success` is set.
     end_environment : mapping of str to str
         Its fixed environment variables.
+    client_command : tuple of str
+        Where runs are a client's (`Target.client_run`) and the target starts it in a container: its command. Which run
+        it is, `RUN` tells, its parameters `PARAMETER`; the fixed variables are `end_environment`. Started again with the
+        same run, it goes on with it; it exits with `FINAL` where that is of no use.
     root : str
         The datastore.
     user, token, namespace : str
@@ -203,6 +207,7 @@ class Deployment:
     on_error: bool = False
     end_command: tuple[str, ...] = ()
     end_environment: Mapping[str, str] = field(default_factory=dict)
+    client_command: tuple[str, ...] = ()
     root: str = ""
     user: str = ""
     token: str = ""
@@ -374,8 +379,8 @@ class Target(ABC):
     prefix: ClassVar[str]
     """Run ids begin with it: ``argo`` for ``argo-train-x7k2``."""
     executor: ClassVar[str | None] = None
-    """The service that every step gets which asks for none: ``kubernetes``, ``batch``; None where the run is a client's,
-    or the machine itself carries steps out."""
+    """The service that every step gets which asks for none: ``kubernetes``, ``batch``; None where the run is a
+    client's, or the machine itself carries steps out."""
     client_run: ClassVar[bool] = False
     """Whether a run is a client's (``python flow.py run`` somewhere): then the whole language works, and steps may ask
     for any service."""
