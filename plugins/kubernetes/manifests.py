@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flowkit.decorators.contract import ExecutorRequest
 from flowkit.plugins.kubernetes.syntax import OWN_PREFIX, digest, label_value, object_name
 from flowkit.runtime.backend import RemoteRun, Submission
 
@@ -144,7 +145,9 @@ def _job_spec(
         spec["backoffLimitPerIndex"] = 0
     else:
         spec["backoffLimit"] = 0
-    pod = _pod_spec(submission, defaults, host)
+    pod = pod_spec(
+        submission.request, submission.command, submission.environment, defaults, timeout=submission.timeout, host=host
+    )
     if subdomain is not None:
         pod["subdomain"] = subdomain
     spec["template"] = {"metadata": _pod_metadata(run, submission), "spec": pod}
@@ -199,13 +202,38 @@ def _pod_metadata(run: RemoteRun, submission: Submission) -> dict[str, Any]:
     }
 
 
-def _pod_spec(submission: Submission, defaults: Defaults, host: str | None) -> dict[str, Any]:
-    wanted = submission.request.resources
+def pod_spec(
+    request: ExecutorRequest,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    defaults: Defaults,
+    *,
+    timeout: float | None = None,
+    host: str | None = None,
+) -> dict[str, Any]:
+    """Return the specification of a pod with one container.
+
+    Parameters
+    ----------
+    request : ExecutorRequest
+        Resources and environment of the step.
+    command : sequence of str
+        The container's.
+    environment : mapping of str to str
+        Further environment variables; they count before those of the request.
+    defaults : Defaults
+        What the step leaves open.
+    timeout : float, optional
+        Seconds that the pod may take.
+    host : str, optional
+        The name of the host on which the first node of a gang runs.
+    """
+    wanted = request.resources
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": wanted.get("image") or defaults.image,
-        "command": list(submission.command),
-        "env": _environment(submission, host),
+        "command": list(command),
+        "env": _environment(request, environment, host),
         "resources": resource_requirements(wanted),
         # The last lines of a container that failed are kept with its state, even when its machine is gone.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -228,9 +256,9 @@ def _pod_spec(submission: Submission, defaults: Defaults, host: str | None) -> d
         "enableServiceLinks": False,
         "containers": [container],
     }
-    if submission.timeout is not None:
+    if timeout is not None:
         # On the pod, not on the job: a row's time starts when it has a machine, and ends that row only.
-        pod["activeDeadlineSeconds"] = max(1, math.ceil(submission.timeout))
+        pod["activeDeadlineSeconds"] = max(1, math.ceil(timeout))
     optional = {
         "serviceAccountName": wanted.get("service_account") or defaults.service_account,
         "imagePullSecrets": [{"name": name} for name in wanted.get("image_pull_secrets") or ()],
@@ -242,9 +270,9 @@ def _pod_spec(submission: Submission, defaults: Defaults, host: str | None) -> d
     return pod
 
 
-def _environment(submission: Submission, host: str | None) -> list[dict[str, str]]:
-    wanted = submission.request.resources
-    variables = {**submission.request.environment, **submission.environment}
+def _environment(request: ExecutorRequest, further: Mapping[str, str], host: str | None) -> list[dict[str, str]]:
+    wanted = request.resources
+    variables = {**request.environment, **further}
     if _tmpfs_size(wanted) is not None and wanted.get("tmpfs_tempdir", True):
         variables["FLOWKIT_TEMPDIR"] = _tmpfs_path(wanted)
     if host is not None:
