@@ -16,7 +16,7 @@ from flowkit.exceptions import NotFound
 if TYPE_CHECKING:
     from flowkit.upkeep.du import Room, Usage
 
-_BY = ("flow", "run", "artifact")
+_BY = ("flow", "run", "artifact", "deployment")
 
 
 def command(console: Console) -> click.Command:
@@ -36,7 +36,7 @@ def command(console: Console) -> click.Command:
         "du",
         callback=callback,
         params=params,
-        help="Show what takes the room in the datastore: by flow, by run or by artifact, the largest first. What "
+        help="Show what takes the room in the datastore: by flow, run, artifact or deployment, the largest first. What "
         "several share is counted once in all.",
     )
 
@@ -51,10 +51,15 @@ def _du(console: Console, root: str | None, flow: str | None, by: str, limit: in
     if json:
         console.json({"root": storage.root, **_plain(usage)})
         return 0
-    kinds: dict[str, Mapping[Any, Room]] = {"flow": usage.flows, "run": usage.runs, "artifact": usage.artifacts}
+    kinds: dict[str, Mapping[Any, Room]] = {
+        "flow": usage.flows,
+        "run": usage.runs,
+        "artifact": usage.artifacts,
+        "deployment": usage.deployments,
+    }
     found = kinds[by]
     rows = sorted(found.items(), key=lambda item: (-item[1].total, item[0]))
-    heads = {"flow": ["flow", "runs", "tasks"], "run": ["run", "tasks"], "artifact": ["artifact", "blobs"]}[by]
+    heads = {"flow": ["flow", "runs", "tasks"], "run": ["run", "tasks"]}.get(by, [by, "blobs"])
     amounts = ["own", "shared"] if by == "artifact" else ["own", "shared", "records", "data"]
     cells = [
         [
@@ -96,6 +101,10 @@ def _plain(usage: Usage) -> dict[str, Any]:
         "data": usage.data,
         "flows": [{"flow": name, **_room(room)} for name, room in sorted(usage.flows.items())],
         "runs": [{"flow": flow, "run": run, **_room(room)} for (flow, run), room in sorted(usage.runs.items())],
+        "deployments": [
+            {"flow": flow, "deployment": name, **_room(room)}
+            for (flow, name), room in sorted(usage.deployments.items())
+        ],
         "artifacts": [
             {"flow": flow, "artifact": name, "own": room.own, "shared": room.shared, "blobs": room.blobs}
             for (flow, name), room in sorted(usage.artifacts.items())

@@ -16,7 +16,7 @@ from flowkit.datastore.runs import read_end, read_tags
 from flowkit.datastore.sealed import Damaged, read_sealed
 from flowkit.datastore.storage import Storage
 from flowkit.exceptions import DataError
-from flowkit.metadata.liveness import is_alive, owner_is_gone
+from flowkit.metadata.liveness import HEARTBEAT_LIMIT, is_alive, owner_is_gone
 from flowkit.metadata.records import FINAL, RunRecord
 from flowkit.metadata.store import MetadataStore
 from flowkit.upkeep.scan import objects
@@ -24,7 +24,7 @@ from flowkit.upkeep.scan import objects
 QUIET = 3600.0
 """Seconds since anything of a run was written during which it counts as alive unless it has ended."""
 ELSEWHERE = 7 * 86400.0
-"""The same for a run that has submitted jobs to a service, where they go on without their client."""
+"""The same for a run that has submitted jobs to a service, where they go on without their client, or of a scheduler."""
 
 
 @dataclass(slots=True)
@@ -52,6 +52,8 @@ class RunFacts:
         Steps of which it took tasks over.
     launches : bool
         Whether it submitted anything to a service.
+    deployed : bool
+        Whether a scheduler carries it out, and no runtime watches it.
     unfinished : bool
         Whether its deletion began and did not come to its end.
     """
@@ -69,6 +71,7 @@ class RunFacts:
     origin: str | None = None
     clones: list[str] = field(default_factory=list)
     launches: bool = False
+    deployed: bool = False
     unfinished: bool = False
     _has: int = 0
 
@@ -136,6 +139,7 @@ def _completed(storage: Storage, facts: RunFacts) -> RunFacts:
         end = (read_end(storage, facts.flow, facts.run) if facts._has & _END else None) or {}
         facts.state = end["state"] if end.get("state") in FINAL else "unended"
         facts.ended = _time(end.get("finished")) if facts.state in FINAL else None
+    facts.deployed = claim.get("pid") is None and isinstance(claim.get("deployment"), str)
     facts.created = _time(claim.get("created"))
     facts.origin = claim.get("origin") if isinstance(claim.get("origin"), str) else None
     tags = read_tags(storage, facts.flow, facts.run) if facts._has & _TAGS else None
@@ -147,7 +151,8 @@ def why_alive(storage: Storage, store: MetadataStore, facts: RunFacts, now: floa
     """Return in a few words why a run may still be worked on; None where nobody does.
 
     Asked are its lease, its process where it can be seen, the heartbeats in the datastore and in the index; of a run
-    that did not end, also when anything of it was last written.
+    that did not end, also when anything of it was last written. Where one of a scheduler's tasks has failed, others may
+    be at work.
 
     Raises
     ------
@@ -156,13 +161,17 @@ def why_alive(storage: Storage, store: MetadataStore, facts: RunFacts, now: floa
     """
     now = time.time() if now is None else now
     held = why_held(storage, store, facts, now)
-    if held is not None or facts.state in FINAL:
+    may_go_on = facts.state not in FINAL or (facts.deployed and facts.state != "succeeded")
+    if held is not None or not may_go_on:
         return held
     silence = now - facts.touched
     if silence < QUIET:
         return f"something of it was written {max(silence, 0):.0f} s ago"
-    if facts.launches and silence < ELSEWHERE:
-        return "it has jobs at a service, which may go on without its client"
+    if facts.state not in FINAL and silence < ELSEWHERE:
+        if facts.launches:
+            return "it has jobs at a service, which may go on without its client"
+        if facts.deployed:
+            return "its scheduler may go on with it"
     return None
 
 
@@ -178,9 +187,12 @@ def why_held(storage: Storage, store: MetadataStore, facts: RunFacts, now: float
         record = run_from_datastore(storage, facts.flow, facts.run)
     except DataError:
         record = None
+    known = indexed(storage, store, facts)
+    if facts.deployed:  # nobody's silence makes it lost, so that its state tells nothing
+        seen = known.heartbeat if known is not None else None
+        return "it is running" if seen is not None and now - seen < HEARTBEAT_LIMIT else None
     if record is not None and is_alive(record, now):
         return "it is running"
-    known = indexed(storage, store, facts)
     if known is not None and known.state in ("running", "pending"):
         return "it is running"
     return None

@@ -10,12 +10,14 @@ from typing import Any
 from flowkit.datastore.layout import DATA
 from flowkit.datastore.sealed import Damaged, unseal
 from flowkit.datastore.storage import Entry, Storage
+from flowkit.upkeep.deployed import Deployed, deployments
 from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects
 from flowkit.upkeep.spill import Spill
 
 ITEMS = "(items of a foreach)"
 CODE = "(code package)"
 LAUNCHES = "(launch lists)"
+DEPLOYED = "(deployments)"
 OTHER = "(other)"
 _FACT = struct.Struct("<II")
 
@@ -63,6 +65,8 @@ class Usage:
         By name.
     runs : dict of (flow, run) to Room
         Tombstones are left out.
+    deployments : dict of (flow, target/name) to Room
+        What they hold for the runs that are to come.
     artifacts : dict of (flow, artifact) to Room
         `own` are bytes that no other artifact's name has in that flow or another one.
     blobs, blob_bytes : int
@@ -75,6 +79,7 @@ class Usage:
 
     flows: dict[str, Room] = field(default_factory=dict)
     runs: dict[tuple[str, str], Room] = field(default_factory=dict)
+    deployments: dict[tuple[str, str], Room] = field(default_factory=dict)
     artifacts: dict[tuple[str, str], Room] = field(default_factory=dict)
     blobs: int = 0
     blob_bytes: int = 0
@@ -113,12 +118,20 @@ def measure(storage: Storage, flow: str | None = None) -> Usage:
             for key, name in _named(place, content or b""):
                 artifact = artifacts.setdefault((place.flow, name), len(artifacts))
                 names.add(key, _FACT.pack(run, artifact))
+        for found in deployments(storage):
+            owner = (found.flow or DEPLOYED, found.path)
+            _count_deployment(usage, owner, found)
+            run = runs.setdefault(owner, len(runs))
+            artifact = artifacts.setdefault((owner[0], DEPLOYED), len(artifacts))
+            for key in found.keys:
+                names.add(key, _FACT.pack(run, artifact))
         _count_blobs(storage, names, usage, list(runs), list(artifacts))
     _leave_out_tombstones(usage)
     _count_data(storage, usage)
     if flow is not None:
         usage.flows = {name: room for name, room in usage.flows.items() if name == flow}
         usage.runs = {name: room for name, room in usage.runs.items() if name[0] == flow}
+        usage.deployments = {name: room for name, room in usage.deployments.items() if name[0] == flow}
         usage.artifacts = {name: room for name, room in usage.artifacts.items() if name[0] == flow}
     return usage
 
@@ -141,6 +154,13 @@ def _counted(storage: Storage, usage: Usage) -> Iterator[Place]:
             room.tasks += len(place.parts) == 3 and place.parts[2] == "manifest.json"
         if place.is_record:
             yield place
+
+
+def _count_deployment(usage: Usage, owner: tuple[str, str], found: Deployed) -> None:
+    usage.records += found.entry.size
+    for room in (usage.flows.setdefault(owner[0], Room()), usage.deployments.setdefault(owner, Room())):
+        room.objects += 1
+        room.records += found.entry.size
 
 
 def _leave_out_tombstones(usage: Usage) -> None:
@@ -217,10 +237,15 @@ def _count_blobs(
                 usage.unused_bytes += size
                 continue
             by_run = {runs[run] for run, _ in pairs}
-            _share([usage.runs.setdefault(name, Room()) for name in by_run], size)
+            _share([_owner(usage, name) for name in by_run], size)
             _share([usage.flows.setdefault(name, Room()) for name in {flow for flow, _ in by_run}], size)
             by_name = {artifacts[artifact] for _, artifact in pairs}
             _share([usage.artifacts.setdefault(name, Room()) for name in by_name], size)
+
+
+def _owner(usage: Usage, name: tuple[str, str]) -> Room:
+    # No run's id has a slash in it.
+    return (usage.deployments if "/" in name[1] else usage.runs).setdefault(name, Room())
 
 
 def _share(rooms: list[Room], size: int) -> None:

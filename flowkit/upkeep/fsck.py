@@ -26,6 +26,7 @@ from flowkit.metadata.records import FINAL
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.manifest import Manifest
 from flowkit.upkeep.census import RunFacts, census, why_alive
+from flowkit.upkeep.deployed import deployments
 from flowkit.upkeep.scan import Place, blob_folders, contents, is_key, objects
 from flowkit.upkeep.spill import Spill
 from flowkit.upkeep.sweep import GRACE
@@ -126,6 +127,7 @@ class Check:
         yield from self._runs(facts)
         with Spill(_FACT.size) as named:
             yield from self._records(named)
+            yield from self._deployments(named)
             self._told(f"{self.checked.records:,} manifests and other records read")
             yield from self._all_blobs(named)
         yield from self._who_names_bad_ones()
@@ -186,6 +188,21 @@ class Check:
                     "warning", entry.path, "it belongs to no run", "look at it, and remove it if nobody needs it"
                 )
         self.checked = self.checked._replace(records=count)
+
+    def _deployments(self, named: Spill) -> Iterator[Finding]:
+        strange: list[Entry] = []
+        count = 0
+        for found in deployments(self._storage, strange=strange.append):
+            count += 1
+            if found.damaged is not None:
+                yield Finding("error", found.entry.path, found.damaged, "deploy the flow again")
+            for _, key in found.needs:
+                named.add(bytes.fromhex(key), _FACT.pack(_UNKNOWN))
+        for entry in strange:
+            yield Finding(
+                "warning", entry.path, "it belongs to no deployment", "look at it, and remove it if nobody needs it"
+            )
+        self.checked = self.checked._replace(records=self.checked.records + count)
 
     # -- blobs ------------------------------------------------------------------------------------------------------
 
@@ -251,6 +268,11 @@ class Check:
                         "" if aside or "damaged" not in what else " after --repair"
                     )
                     yield Finding("error", blob_file(key), f"the content of {name} of {task} {what}", again)
+        for found in deployments(self._storage):
+            for name, key in found.needs:
+                if key in self._bad:
+                    what = f"{name} of the deployment {found.path} {self._bad[key][0]}"
+                    yield Finding("error", blob_file(key), what, "deploy the flow again")
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 

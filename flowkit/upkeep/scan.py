@@ -1,7 +1,8 @@
 """Going through what runs left in a datastore, as a stream.
 
-Every blob that anything needs is named, by its key, in a small JSON object below ``flows/``: artifacts, the items of
-foreaches and the code package in manifests (staged ones of gangs too), launch lists in ``.launches``. `named_keys`
+Every blob that a run needs is named, by its key, in a small JSON object below ``flows/``: artifacts, the items of
+foreaches and the code package in manifests (staged ones of gangs too), launch lists in ``.launches``. What is deployed
+names the blobs from which its runs are to begin (`flowkit.upkeep.deployed`). `named_keys`
 looks for anything in such an object that could be a key, so that it also finds what a newer flowkit names in its own
 way, and what a damaged manifest named.
 """

@@ -1,6 +1,7 @@
 """Removing blobs that nothing names: mark, look again, sweep.
 
-*Mark*: every small object below ``flows/`` is read, and the keys that it names are kept, in files where they are many.
+*Mark*: every small object below ``flows/`` is read, and the keys that it names are kept, in files where they are many;
+so are those of what is deployed (`flowkit.upkeep.deployed`).
 Blobs that are not among them and were last written or refreshed before the grace period are candidates, which are
 written down in the datastore.
 
@@ -25,6 +26,7 @@ from flowkit.datastore.many import mapped_over
 from flowkit.datastore.sealed import Damaged, read_sealed, seal
 from flowkit.datastore.storage import Entry, Storage
 from flowkit.datastore.sweeping import Announcement
+from flowkit.upkeep.deployed import deployments
 from flowkit.upkeep.scan import Place, blob_folders, contents, named_keys, objects, spun
 from flowkit.upkeep.spill import Spill
 
@@ -49,7 +51,7 @@ def mark(
     since: float | None = None,
     without: Container[str] = (),
 ) -> int:
-    """Collect every key that is named below ``flows/``; return how many objects were read.
+    """Collect every key that a run or a deployment names; return how many objects were read.
 
     Parameters
     ----------
@@ -85,6 +87,11 @@ def mark(
         if content is not None:
             for key in named_keys(content):
                 marks.add(key)
+    for deployed in deployments(storage, since):
+        count += 1
+        keep_turn()
+        for key in deployed.keys:
+            marks.add(key)
     return count
 
 
