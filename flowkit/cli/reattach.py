@@ -308,6 +308,11 @@ def _check_dead(session: Session, storage: Storage, store: MetadataStore, run: s
     record = store.run(session.definition.name, run)
     if record is None:
         return
+    if record.unattended:
+        raise Conflict(
+            f"run {run} belongs to a scheduler ({record.deployment}), which alone can go on with it",
+            f"when it is over: {session.program} resume --origin-run-id {run}",
+        )
     if record.state != "lost":
         record = still_held(storage, record)
     if why_lost(record, time.time()) is None:

@@ -112,6 +112,12 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         record = store.run(definition.name, run)
         if record is None:
             raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: {session.program} status")
+        if record.state == "running" and record.unattended:
+            target = str(record.deployment).partition("/")[0]
+            raise Conflict(
+                f"run {run} has not ended: it belongs to a scheduler ({record.deployment})",
+                f"wait for it, or stop it: {session.program} {target} terminate {run}",
+            )
         if record.state == "running":
             raise Conflict(
                 f"run {run} is still alive: {record.user} runs it on {record.host} (pid {record.pid})",

@@ -101,6 +101,8 @@ def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecor
     else:
         say(f"{run.flow}/{run.run}: {run.state}" + (f" ({one_line(run.reason)})" if run.reason else ""))
     say(one_line(f"started {moment(run.created)} by {run.user}, took {took(run)}"))
+    if run.deployment:
+        say(one_line(f"deployed as {run.deployment}"))
     if run.origin:
         say(one_line(f"resumed from {run.origin}"))
     if run.tags:
@@ -181,6 +183,7 @@ def plain_run(run: RunRecord) -> dict[str, Any]:
         "tags": list(run.tags),
         "system_tags": list(run.system_tags),
         "origin": run.origin,
+        "deployment": run.deployment,
     }
 
 

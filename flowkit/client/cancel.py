@@ -26,6 +26,12 @@ def request_cancel(storage: Storage, record: RunRecord) -> None:
     name = f"{record.flow}/{record.run}"
     if record.state in FINAL:
         raise Conflict(f"the run '{name}' is over already: it has {_ended(record.state)}", "there is nothing to cancel")
+    if record.unattended:
+        target = str(record.deployment).partition("/")[0]
+        raise Conflict(
+            f"the run '{name}' belongs to a scheduler, which alone can stop it ({record.deployment})",
+            f"with the flow's file: {target} terminate {record.run}",
+        )
     if record.state == "lost":
         raise Conflict(
             f"nobody works on the run '{name}' any more: {record.reason or 'its runtime is gone'}",

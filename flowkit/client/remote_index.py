@@ -15,7 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from flowkit.client.rebuild import run_from_datastore, still_held, tasks_from_datastore
+from flowkit.client.rebuild import (
+    SETTLED_SECONDS,
+    is_settled,
+    run_from_datastore,
+    still_held,
+    tasks_from_datastore,
+)
 from flowkit.datastore.layout import run_file, tags_file
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.root import machine_folder
@@ -204,6 +210,8 @@ class RemoteIndex(SqliteMetadata):
             record for record in super().runs(flow, RunFilter(status="running")) if not self._is_written_here(record)
         ]
         going += super().runs(flow, RunFilter(status="lost", limit=MOST_LOST))
+        for status in ("failed", "cancelled"):
+            going += filter(_may_go_on, super().runs(flow, RunFilter(status=status, limit=MOST_LOST)))
         for before, found in zip(going, mapped_over(self._storage, self._read_again, going), strict=True):
             if found is not None:
                 self._take(before, found)
@@ -223,7 +231,7 @@ class RemoteIndex(SqliteMetadata):
         """Return a run that had not ended, as it is now."""
         if read_end(self._storage, record.flow, record.run) is not None:
             return self._read(record.flow, record.run)
-        return still_held(self._storage, record._replace(state="running", reason=None))
+        return still_held(self._storage, record._replace(state="running", reason=None, finished=None))
 
     def _look_at_run(self, flow: str, run: str) -> None:
         """Read one run anew, where it may have changed."""
@@ -235,7 +243,7 @@ class RemoteIndex(SqliteMetadata):
         every = min(LOOK_EVERY, _LOST_EVERY) if lost else LOOK_EVERY
         if not self._is_due("run", flow, run, every=every):
             return
-        if record is not None and record.state in FINAL:
+        if record is not None and record.state in FINAL and not _may_go_on(record):
             tags = read_tags(self._storage, flow, run)
             if tags is not None:
                 self._set_tags(flow, run, tuple(tags))
@@ -265,13 +273,14 @@ class RemoteIndex(SqliteMetadata):
         if over and super().task(flow, run, *_WHOLE) is not None:
             return
         if self._is_due("all tasks" if over else "tasks", flow, run):
-            self._read_tasks(flow, run, whole=over)
+            settled = over and record.unattended and is_settled(self._storage, record)
+            self._read_tasks(flow, run, whole=over and (settled or not record.unattended), settled=settled)
 
-    def _read_tasks(self, flow: str, run: str, *, whole: bool) -> None:
+    def _read_tasks(self, flow: str, run: str, *, whole: bool, settled: bool = False) -> None:
         known = {(each.step, each.task) for each in super().tasks(flow, run, status="succeeded")}
         batch: list[TaskRecord] = []
         last: list[TaskRecord] = []
-        for found in tasks_from_datastore(self._storage, flow, run, lambda _: None, known):
+        for found in tasks_from_datastore(self._storage, flow, run, lambda _: None, known, over=settled):
             (last if (found.step, found.task) == _WHOLE else batch).append(found)
             if len(batch) >= _BATCH:
                 super().write(batch)
@@ -315,6 +324,12 @@ class RemoteIndex(SqliteMetadata):
             return False
         self._looked[what] = now
         return True
+
+
+def _may_go_on(record: RunRecord) -> bool:
+    """Whether a scheduler's run that has ended may have other tasks at work, or be tried again."""
+    over = time.time() - (record.finished or record.created)
+    return record.unattended and record.state != "succeeded" and over < SETTLED_SECONDS
 
 
 def _remove_old_marks(folder: str) -> None:

@@ -16,11 +16,13 @@ from flowkit.datastore.runs import write_tags
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
 from flowkit.metadata.records import FINAL, RunRecord
 from flowkit.metadata.store import RunFilter
+from flowkit.model.pathspec import Pathspec
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from flowkit.client.code import Code
+    from flowkit.decorators.events import Trigger
 
 _FIRST = 1000
 """How many names are looked at to find one that was meant."""
@@ -143,9 +145,17 @@ class Run(ClientObject):
         return None if manifest is None else Code.of(storage, manifest.extra)
 
     @property
-    def trigger(self) -> None:
-        """The event that started the run; None for a run that somebody started by hand."""
-        return None
+    def trigger(self) -> Trigger | None:
+        """The events that started the run; None for a run that a schedule, or somebody by hand, has started."""
+        from flowkit.decorators.events import started_by
+
+        manifest = self._connection.manifest(self._path.flow, self.id, "_parameters", "0")
+        return None if manifest is None else started_by(manifest.extra, self._other)
+
+    @property
+    def deployment(self) -> str | None:
+        """The deployment that the run came from, as in ``argo-workflows/train.prod``; None for one started by hand."""
+        return self._tagged().deployment
 
     @property
     def _graph_endpoints(self) -> tuple[str, str]:
@@ -244,6 +254,10 @@ class Run(ClientObject):
     def origin_pathspec(self) -> str | None:
         """The run that this one was resumed from; None where it began afresh."""
         return self._tagged().origin
+
+    def _other(self, pathspec: str) -> Run:
+        """Return another run of the same place, whatever the namespace."""
+        return Run._of(None, self._connection, Pathspec.parse(pathspec, 2), None)
 
     def _exists(self) -> bool:
         if self._seen is None:

@@ -313,6 +313,11 @@ class Attempt:
         }
         for decorator in self.definition.decorators:
             values.update(decorator.current())
+        extra = config["parameters"]["extra"]
+        if extra.get("trigger"):
+            from flowkit.decorators.events import started_by
+
+            values["trigger"] = started_by(extra)
         lazy: dict[str, Callable[[], Any]] = {
             "tempdir": _tempdir,
             "run": lambda: self._client("run", run_path),
