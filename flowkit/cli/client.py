@@ -87,7 +87,7 @@ class _Client:
         start = [sys.executable, *self.program, *self.top]
         if read_run(storage, self.flow, self.run) is not None:
             return [*start, "resume", "--reattach", self.run]
-        words = ["--run-id", self.run, "--deployment", self.deployment, *self.words]
+        words = ["--run-id", self.run, "--deployed-as", self.deployment, *self.words]
         given = {
             name.removeprefix(PARAMETER): _value(text)
             for name, text in environment().items()

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from flowkit.cli.console import Console
-from flowkit.exceptions import DataError
+from flowkit.exceptions import DataError, UsageError
 from flowkit.model.pathspec import check_part
 
 
@@ -24,8 +24,12 @@ def command(console: Console) -> click.Command:
     params: list[click.Parameter] = [
         click.Option(["--datastore-root"], required=True),
         click.Option(["--program"], required=True, help="How the flow is started here: flow.py, or -m module."),
-        click.Option(["--run-id"], required=True),
-        click.Option(["--list", "key"], required=True, help="The key of the launch list."),
+        click.Option(["--run-id"]),
+        click.Option(["--list", "key"], help="The key of the launch list."),
+        click.Option(["--step"], help="A foreign scheduler starts a task of this step: the environment says which."),
+        click.Option(["--end"], is_flag=True, help="End the run that the environment names."),
+        click.Option(["--template"], help="The key of what a deployed run begins from."),
+        click.Option(["--record"], is_flag=True, help="Nobody watches the run: tasks write its records."),
         click.Option(["--timeout"], type=click.FloatRange(min=0), help="Seconds that the step's code may take."),
         click.Option(["--max-log-size"], type=click.IntRange(min=1), help="Bytes kept of the log."),
     ]
@@ -33,14 +37,31 @@ def command(console: Console) -> click.Command:
 
 
 def _carry_out(
-    datastore_root: str, program: str, run_id: str, key: str, timeout: float | None, max_log_size: int | None
+    datastore_root: str,
+    program: str,
+    run_id: str | None,
+    key: str | None,
+    step: str | None,
+    end: bool,
+    template: str | None,
+    record: bool,
+    timeout: float | None,
+    max_log_size: int | None,
 ) -> int:
     from flowkit.datastore.root import open_storage
     from flowkit.runtime.container import DEFAULT_LIMIT, carry_out, find_row
 
     storage = open_storage(datastore_root, create=False)
+    limit = max_log_size or DEFAULT_LIMIT
+    if step is not None or end:
+        from flowkit.runtime import deployed
+
+        work = deployed.Work(storage, _flow(), program, template, record, timeout, limit)
+        return deployed.end(work) if step is None else deployed.carry_out(work, check_part(step))
+    if run_id is None or key is None:
+        raise UsageError("a container is told a run and a launch list, or a step", "only flowkit itself runs this")
     row = find_row(storage, _flow(), check_part(run_id), key)
-    return carry_out(storage, row, program, timeout=timeout, limit=max_log_size or DEFAULT_LIMIT)
+    return carry_out(storage, row, program, timeout=timeout, limit=limit)
 
 
 def _flow() -> str:

@@ -57,6 +57,9 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--run-id-file"], type=click.Path(dir_okay=False), help="Write the run id there."),
         click.Option(["--runner-attribute-file"], type=click.Path(dir_okay=False), hidden=True),
         click.Option(["--runner-arguments"], type=click.Path(dir_okay=False), hidden=True),
+        click.Option(["--run-id"], hidden=True, help="The run's id, which a scheduler has chosen."),
+        click.Option(["--deployed-as"], hidden=True, help="The deployment that it is a run of: target/name."),
+        click.Option(["--trigger-events"], hidden=True, help="JSON: what started it."),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
         click.Option(
@@ -204,6 +207,9 @@ def _begin(
         rerun=origin.rerun if origin is not None else None,
         clones=tuple(origin.plan.clones) if origin is not None else (),
         run_options={name: options[name] for name in RUN_OPTIONS if options[name] is not None},
+        name=_checked_id(options),
+        deployment=options["deployed_as"],
+        trigger=_trigger(options),
     )
     store = session.metadata_store(storage)
     # Before there is a run: a setting may be wrong, a service may refuse.
@@ -238,6 +244,26 @@ def _begin(
         for step, tasks in plan.clones.items():
             watcher.cloned(step, len(tasks))
     return runtime, watcher
+
+
+def _checked_id(options: Mapping[str, Any]) -> str | None:
+    """Return the id that a scheduler has chosen for the run; None for the flow's next number."""
+    run: str | None = options["run_id"]
+    if run is None:
+        return None
+    from flowkit.model.pathspec import check_part
+
+    if run.isdigit():
+        raise UsageError(f"--run-id {run}: numbers are given out by the flow itself", "choose a name")
+    return check_part(run)
+
+
+def _trigger(options: Mapping[str, Any]) -> tuple[tuple[str, str, float, str], ...]:
+    if options["trigger_events"] is None:
+        return ()
+    from flowkit.runtime.template import given_trigger
+
+    return tuple(given_trigger(options["trigger_events"]))
 
 
 def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:

@@ -45,8 +45,9 @@ COMMANDS: Table = {
     "help": ("flowkit.cli.help", "List all commands."),
     "version": ("flowkit.cli.help", "Print the version."),
     "step": ("flowkit.cli.step", "Run one task (used by flowkit itself)."),
+    "ended": ("flowkit.cli.ended", "Call the exit hooks of a run (used by flowkit itself)."),
 }
-HIDDEN = frozenset({"step"})
+HIDDEN = frozenset({"step", "ended"})
 _IGNORED = ("environment", "event-logger", "monitor", "local-config-file", "mode")
 """Options of the language that mean nothing here: taken, and left alone."""
 

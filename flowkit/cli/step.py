@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowkit.cli.session import Session
-from flowkit.exceptions import NotFound, UsageError, did_you_mean
+from flowkit.exceptions import DataError, NotFound, UsageError, did_you_mean
 from flowkit.settings import environment
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.model.coordinates import TaskRef
+    from flowkit.model.definition import FlowDefinition
     from flowkit.model.launch import Launch
     from flowkit.model.manifest import Manifest
+    from flowkit.model.transition import Transition
+    from flowkit.runtime.template import Template
 
 
 def command(session: Session) -> click.Command:
@@ -38,6 +42,8 @@ def command(session: Session) -> click.Command:
         click.Option(["--gang"], type=click.IntRange(min=0), default=0, help="Nodes of the gang."),
         click.Option(["--node"], type=click.IntRange(min=0), default=None, help="Which node of the gang this is."),
         click.Option(["--record"], is_flag=True, help="Nobody watches the run: write its records from here."),
+        click.Option(["--deployed"], is_flag=True, help="A foreign scheduler starts it: parents are derived."),
+        click.Option(["--begin"], help="The key of the template of the run, which begins with this task."),
         click.Option(["--debug"], is_flag=True, help="Somebody looks on: without time limits."),
         click.Option(["--pdb"], is_flag=True, help="Open the debugger where the step fails."),
     ]
@@ -56,6 +62,8 @@ def _run_step(
     gang: int,
     node: int | None,
     record: bool,
+    deployed: bool,
+    begin: str | None,
     debug: bool,
     pdb: bool,
 ) -> int:
@@ -76,6 +84,12 @@ def _run_step(
         raise UsageError(f"{graph.flow} has no step '{name}'", did_you_mean(name, graph.nodes))
     storage = session.storage()
     manifest = read_manifest(storage, graph.flow, run_id, *PARAMETERS)
+    template = None
+    if manifest is None and begin is not None:
+        from flowkit.runtime.template import read_template
+
+        template = read_template(storage, begin)
+        manifest = template.parameters
     if manifest is None:
         raise NotFound(f"there is no run {graph.flow}/{run_id} here", f"the datastore is {storage.root}")
     # The run was started with these; whoever starts a single task of it need not repeat them.
@@ -84,6 +98,8 @@ def _run_step(
         session.settle(_configs(session, storage, manifest))
     session.prepare(tuple(manifest.extra.get("with", ())))
     restore_flow(session.definition, manifest.extra.get("decorators", {}))
+    if template is not None:
+        manifest = _begin(session, storage, template, run_id)
     depths = graph.depths()
     opener = next(iter(parse_spans(split, depths)), None) if split else None
     launch = Launch(
@@ -95,12 +111,73 @@ def _run_step(
         kind=kind,
         gang=gang,
     )
+    if deployed:
+        return _deployed(session, storage, manifest, launch, node, record)
     config = task_config(storage, session.definition, manifest)
     if debug:
         return _debug(session, name, config, launch, pdb)
     if record and not node:  # the control task of a gang writes for all of its nodes
         return _recorded(session, storage, manifest, launch, config, node)
     return run_attempt(session.definition, config, launch, node, forked=False)
+
+
+def _begin(session: Session, storage: Storage, template: Template, run: str) -> Manifest:
+    """Begin the run: commit its parameters, with the values that the scheduler gives."""
+    from flowkit.datastore.manifests import read_manifest, write_manifest
+    from flowkit.model.deployed import TRIGGER
+    from flowkit.runtime.start import PARAMETERS
+    from flowkit.runtime.template import filled, given_parameters, given_trigger
+
+    given = given_parameters(session.definition, environment())
+    trigger = given_trigger(environment().get(TRIGGER))
+    manifest = filled(storage, session.definition, template, run, given, trigger)
+    if write_manifest(storage, manifest):
+        return manifest
+    there = read_manifest(storage, manifest.flow, run, *PARAMETERS)
+    assert there is not None, "somebody else was faster"
+    return there
+
+
+def _deployed(
+    session: Session, storage: Storage, manifest: Manifest, launch: Launch, node: int | None, record: bool
+) -> int:
+    """Run a task that a foreign scheduler started: its parents, and which kind of attempt this is, are found here."""
+    from flowkit.model.deployed import FINAL
+    from flowkit.runtime.own_attempts import kind_of
+    from flowkit.runtime.start import policies, task_config
+    from flowkit.runtime.task import run_attempt
+
+    definition, run = session.definition, manifest.run
+    policy = policies(definition)[launch.step]
+    kind = kind_of(storage, definition.name, run, launch, launch.attempt, policy)
+    if kind is None:
+        session.console.warn("The attempts before this one have decided it: the task failed, and is not tried again.")
+        return FINAL
+    launch = _derived(definition, storage, run, launch)._replace(kind=kind)
+    config = task_config(storage, definition, manifest)
+    if record and not node:
+        status = _recorded(session, storage, manifest, launch, config, node)
+    else:
+        status = run_attempt(definition, config, launch, node, forked=False)
+    if status and kind_of(storage, definition.name, run, launch, launch.attempt + 1, policy) is None:
+        return FINAL
+    return status
+
+
+def _derived(definition: FlowDefinition, storage: Storage, run: str, launch: Launch) -> Launch:
+    from flowkit.datastore.manifests import read_manifest
+    from flowkit.runtime.derive import Derivation
+
+    def transition_of(ref: TaskRef) -> Transition:
+        manifest = read_manifest(storage, definition.name, run, ref.step, str(ref.coordinates))
+        if manifest is None:
+            raise DataError(
+                f"the result of {definition.name}/{run}/{ref} is missing", "the scheduler starts tasks out of order"
+            )
+        return manifest.transition
+
+    derivation = Derivation(definition.graph, transition_of)
+    return derivation.launch(launch.step, launch.coordinates, gang=launch.gang, attempt=launch.attempt)
 
 
 def _recorded(

@@ -295,7 +295,7 @@ class DeploymentRecord:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         try:
             known["parameters"] = tuple(
-                ParameterPlan(*item[:6], tuple(map(str, item[6]))) for item in known.get("parameters", ())
+                ParameterPlan(*item[:6], choices=tuple(map(str, item[6]))) for item in known.get("parameters", ())
             )
             known["events"] = tuple(
                 EventPlan(item[0], tuple((str(one), str(other)) for one, other in item[1]), *item[2:5])

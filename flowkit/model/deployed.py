@@ -23,7 +23,8 @@ ATTEMPT = "FLOWKIT_DEPLOYED_ATTEMPT"
 NEXT = "FLOWKIT_DEPLOYED_NEXT"
 """Where to write what follows: a folder, in which the files ``step`` (the target's name; of a split all, with commas)
 and ``width`` (of a foreach or gang, else 0) are made; or a ``….json`` file with both, ``{"step": …, "width": …}``; or
-``-`` for that JSON as the last line of stdout. On S3 the manifest itself has them as object metadata, ``next`` and ``width``."""
+``-`` for that JSON as the last line of stdout. On S3 the manifest itself has them as object metadata, ``next`` (of one
+target) and ``width``."""
 INDEX = "FLOWKIT_DEPLOYED_INDEX"
 """``1``: a foreach also writes a JSON list of its children's task ids (`flowkit.datastore.layout.index_file`)."""
 TRIGGER = "FLOWKIT_DEPLOYED_TRIGGER"
@@ -34,6 +35,10 @@ STATE = "FLOWKIT_DEPLOYED_STATE"
 """For the end command: ``succeeded``, ``failed`` or ``cancelled``, or whatever the scheduler calls these."""
 REASON = "FLOWKIT_DEPLOYED_REASON"
 """For the end command: a line about why, where the scheduler knows one."""
+NOTIFY = "FLOWKIT_NOTIFY"
+"""For the end command: after which ends people are told: ``error``, ``success``, or both with a comma."""
+NOTIFY_URL = "FLOWKIT_NOTIFY_URL"
+"""Where they are told: a webhook, a secret of the cluster or account; in no document."""
 
 FINAL = 79
 """Exit status of a container whose task failed so that no further attempt is of use: a scheduler that can tell need not

@@ -128,9 +128,22 @@ def step_command(program: str, root: str, row: Row, folder: str) -> list[str]:
     folder : str
         Where an argument that is too long for a command line (a join's parents) is put into a file.
     """
+    return flow_command(program, root, step_arguments(row.launch, row.node, row.run), folder)
+
+
+def flow_command(program: str, root: str, words: Sequence[str], folder: str) -> list[str]:
+    """Return the command line of a command of the flow whose code package the working directory is.
+
+    Parameters
+    ----------
+    program, root, folder
+        As for `step_command`.
+    words : sequence of str
+        The command and its arguments.
+    """
     start = ["-m", program[3:]] if program.startswith("-m ") else [program]
     arguments = []
-    for argument in step_arguments(row.launch, row.node, row.run):
+    for argument in words:
         if len(argument) > _LONGEST_ARGUMENT:
             path = os.path.join(folder, "parents")
             with open(path, "w", encoding="utf-8") as file:
@@ -158,13 +171,29 @@ def carry_out(
     limit : int
         Bytes kept of the log.
     """
-    launch = row.launch
-    if row.node is None and storage.info(manifest_file(row.flow, row.run, launch.step, row.task)) is not None:
+    if row.node is None and storage.info(manifest_file(row.flow, row.run, row.launch.step, row.task)) is not None:
         return 0  # somebody else was faster: this container was started twice, or again
+    words = step_arguments(row.launch, row.node, row.run)
+    return run_logged(storage, row, program, words, timeout=timeout, limit=limit)
+
+
+def run_logged(
+    storage: Storage, row: Row, program: str, words: Sequence[str], *, timeout: float | None, limit: int
+) -> int:
+    """Run a command of the flow as the attempt of a task: its words become the task's log, its death a failure.
+
+    Parameters
+    ----------
+    storage, row, program, timeout, limit
+        As for `carry_out`.
+    words : sequence of str
+        The command and its arguments.
+    """
+    launch = row.launch
     log = LogSender(PieceWriter(storage, row.flow, row.run, launch.step, row.task, launch.attempt, limit))
     with tempfile.TemporaryDirectory(prefix="flowkit-task-", ignore_cleanup_errors=True) as folder:
         wrapper = _Wrapper(row, log, os.path.join(folder, "spot-notice"), timeout)
-        status = wrapper.run(step_command(program, storage.root, row, folder))
+        status = wrapper.run(flow_command(program, storage.root, words, folder))
     log.close(patient=wrapper.told is None)
     if log.trouble is not None:
         _echo("err", f"flowkit: parts of the log may be missing in the datastore: {log.trouble}\n".encode())

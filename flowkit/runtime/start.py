@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flowkit.datastore.artifacts import ArtifactWriter
 from flowkit.datastore.blobs import Blobs
 from flowkit.datastore.manifests import write_manifest
-from flowkit.datastore.runs import bury_run, claim_run, read_run
+from flowkit.datastore.runs import bury_run, claim_named_run, claim_run, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.attach import policy
 from flowkit.decorators.contract import Attempts
@@ -53,6 +53,12 @@ class RunRequest(NamedTuple):
         Options of the command that began it which hold for the whole run, for who takes it over: plain JSON values.
     package : mapping or None
         Its code package (`flowkit.runtime.bootstrap.StoredPackage` as a dict), where something runs elsewhere.
+    name : str or None
+        The run's id, where a scheduler has chosen it; default: the flow's next number.
+    deployment : str or None
+        ``target/name`` of the deployment that it is a run of.
+    trigger : tuple of (str, str, float, str)
+        The events that started it: name, id, when, ``event`` or ``run``.
     """
 
     user: str
@@ -66,6 +72,9 @@ class RunRequest(NamedTuple):
     clones: tuple[str, ...] = ()
     run_options: Mapping[str, Any] = NOTHING
     package: Mapping[str, Any] | None = None
+    name: str | None = None
+    deployment: str | None = None
+    trigger: tuple[tuple[str, str, float, str], ...] = ()
 
 
 class StartedRun(NamedTuple):
@@ -95,35 +104,51 @@ def begin(
     ArtifactError
         If a parameter or a constant cannot be stored.
     Conflict
-        If the run that is resumed is being removed at this moment.
+        If the run that is resumed is being removed at this moment, or the id that was chosen is taken.
     """
+    now = time.time()
+    claim = {**run_claim(definition, request, now), **this_process()._asdict()}
+    if request.name is None:
+        run = claim_run(storage, definition.name, claim, reserve)
+    elif claim_named_run(storage, definition.name, request.name, claim):
+        run = request.name
+    else:
+        raise Conflict(f"there is a run {definition.name}/{request.name} already", "another process has begun it")
+    if request.origin is not None:
+        _check_origin(storage, definition.name, run, request.origin)
+    manifest = parameters_manifest(storage, definition, request, run, now)
+    write_manifest(storage, manifest)
+    return StartedRun(RunRecord.from_json({**claim, "run": run, "state": "running", "heartbeat": now}), manifest)
 
+
+def run_claim(definition: FlowDefinition, request: RunRequest, now: float) -> dict[str, Any]:
+    """Return what is recorded of a run when it begins, but for the process that owns it: plain JSON values.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since the epoch.
+    """
     from flowkit.version import __version__
 
-    now = time.time()
-    owner = this_process()
-    system_tags = [f"user:{request.user}", "runtime:local", f"python_version:{_python_version()}"]
+    runtime = request.deployment.partition("/")[0] if request.deployment is not None else "local"
+    system_tags = [f"user:{request.user}", f"runtime:{runtime}", f"python_version:{_python_version()}"]
     system_tags.append(f"flowkit_version:{__version__}")
+    if request.deployment is not None:
+        system_tags.append(f"deployment:{request.deployment}")
     for decorator in definition.decorators:
         system_tags += decorator.system_tags()
-    tags = tuple(sorted(set(request.tags) - set(system_tags)))
     claim = {
         "flow": definition.name,
         "user": request.user,
         "created": now,
-        "tags": list(tags),
+        "tags": sorted(set(request.tags) - set(system_tags)),
         "system_tags": sorted(set(system_tags)),
         "origin": request.origin,
         "rerun": request.rerun,
-        **owner._asdict(),
         "file": definition.file,
     }
-    run = claim_run(storage, definition.name, claim, reserve)
-    if request.origin is not None:
-        _check_origin(storage, definition.name, run, request.origin)
-    manifest = _parameters_manifest(storage, definition, request, run, now)
-    write_manifest(storage, manifest)
-    return StartedRun(RunRecord.from_json({**claim, "run": run, "state": "running", "heartbeat": now}), manifest)
+    return claim if request.deployment is None else {**claim, "deployment": request.deployment}
 
 
 def _check_origin(storage: Storage, flow: str, run: str, origin: str) -> None:
@@ -138,13 +163,27 @@ def _check_origin(storage: Storage, flow: str, run: str, origin: str) -> None:
         raise Conflict(f"run {origin} is being removed", "somebody removes old runs: resume another one, or run anew")
 
 
-def _parameters_manifest(
+def parameters_manifest(
     storage: Storage, definition: FlowDefinition, request: RunRequest, run: str, now: float
 ) -> Manifest:
+    """Return the manifest of a run's ``_parameters`` task, and store the values that it names.
+
+    Parameters
+    ----------
+    run : str
+        Its id.
+    now : float
+        When it began, in seconds since the epoch.
+
+    Raises
+    ------
+    ArtifactError
+        If a parameter or a constant cannot be stored.
+    """
     writer = ArtifactWriter(Blobs(storage))
     values = {**definition.constants, **definition.stored_configs, **request.parameters}
     artifacts = {name: writer.save(name, value, step=PARAMETERS[0]) for name, value in values.items()}
-    extra = {
+    extra: dict[str, Any] = {
         "graph": describe(definition),
         "with": list(request.decospecs),
         "options": dict(request.options),
@@ -161,6 +200,10 @@ def _parameters_manifest(
         extra["configs"] = sorted(definition.stored_configs)
     if request.package is not None:
         extra["package"] = dict(request.package)
+    if request.deployment is not None:
+        extra["deployment"] = request.deployment
+    if request.trigger:
+        extra["trigger"] = [list(event) for event in request.trigger]
     return Manifest(
         flow=definition.name,
         run=run,
