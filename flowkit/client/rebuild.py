@@ -50,6 +50,7 @@ from flowkit.model.manifest import Manifest
 
 SETTLED_SECONDS = 86400.0
 """After its end, so long a scheduler's run that failed may go on, where no end command has said anything else."""
+PARAMETERS = "_parameters"
 _BATCH = 1_000
 _PAGE = 1_000
 # What content of the wrong shape raises where it is taken apart: files below the root are not to be trusted.
@@ -361,6 +362,8 @@ def tasks_from_datastore(
         problem(f"{flow}/{run}: {_text(error)}")
         return
     for step in steps:
+        if step.startswith("_") and step != PARAMETERS:
+            continue  # no task: what the end command of a scheduler's run wrote
         clones = [each for each in _cloned(storage, flow, run, step, problem) if (step, each.task) not in known]
         if outputs is not None and clones:
             yield from _with_outputs(storage, clones, problem, outputs)

@@ -22,8 +22,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flowkit.datastore.layout import end_file
+from flowkit.datastore.layout import end_file, run_folder
 from flowkit.datastore.manifests import read_failure, read_manifest
+from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import change_end, read_end, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
@@ -270,7 +271,8 @@ def end_run(
     reason : str, optional
         Why, one line, where the scheduler knows.
     store : MetadataStore, optional
-        Where its record is (`has_store`); tasks that it shows as begun are over, too.
+        Where its record is (`has_store`); tasks that it shows as begun are over, too. What is written may be on its way
+        until `MetadataStore.deliver`.
 
     Returns
     -------
@@ -300,51 +302,75 @@ def end_run(
             return {"state": "succeeded", "reason": None, "finished": last.ended or time.time(), "settled": True}
         known = stands or {}
         ended = "cancelled" if "cancelled" in (state, known.get("state")) else state
-        said = (reason, known.get("reason")) if known.get("state") != ended else (known.get("reason"), reason)
-        why = next((text for text in said if text), None)
+        told = known.get("reason") if known.get("state") == ended else None
+        if told is None and ended == "failed":
+            told = _first_failure(storage, flow, run)
+        why = told or reason or known.get("reason")
         return {"state": ended, "reason": why, "finished": time.time(), "settled": True}
 
     end = change_end(storage, flow, run, change)
     record = _ended_record(_run_record(storage, flow, run, parameters), end or {"state": state, "reason": reason})
     if store is not None:
-        _settle_records(store, record, parameters)
+        _settle_records(storage, store, record, parameters)
     return record
 
 
-def _settle_records(store: MetadataStore, record: RunRecord, parameters: Manifest | None) -> None:
+def _first_failure(storage: Storage, flow: str, run: str) -> str | None:
+    """Return how the first task failed that did, of those whose processes could not end the run; from one listing."""
+    failed: dict[tuple[str, str], tuple[float, int]] = {}
+    done: set[tuple[str, str]] = set()
+    for entry in storage.walk(run_folder(flow, run)):
+        parts = entry.path.split("/")[3:]
+        if len(parts) == 3 and parts[2] == "manifest.json":
+            done.add((parts[0], parts[1]))
+        elif len(parts) == 4 and parts[3] == "failed.json" and parts[2].isdigit() and not parts[0].startswith("_"):
+            place = (parts[0], parts[1])
+            failed[place] = max(failed.get(place, (0.0, 0)), (entry.modified, int(parts[2])))
+    for place in sorted(failed.keys() - done, key=lambda place: failed[place]):
+        failure = read_failure(storage, flow, run, *place, failed[place][1])
+        if failure is not None:
+            return f"{'/'.join(place)}: {failure.message}"
+    return None
+
+
+def _settle_records(storage: Storage, store: MetadataStore, record: RunRecord, parameters: Manifest | None) -> None:
     """Write to the store that a run is over, and every task of it."""
     store.attend(record)
+    open_tasks: list[Record] = []
     try:
         known = store.run(record.flow, record.run)
-        first = [] if known is not None or parameters is None else _parameter_records(parameters, store)
-        open_tasks = [] if known is None else _open_tasks(store, record)
-        store.write([record, *first])
-        for start in range(0, len(open_tasks), _PAGE):
-            store.write(open_tasks[start : start + _PAGE])
-    finally:
-        left = store.deliver(DELIVERY_SECONDS)
-    if left is not None:
-        raise StoreError(left)
+        if known is not None:
+            open_tasks = _open_tasks(storage, store, record)
+    except StoreError:  # the store is away: what is written now is delivered later, or is said not to be
+        known = None
+    first = [] if known is not None or parameters is None else _parameter_records(parameters, store)
+    store.write([record, *first])
+    for start in range(0, len(open_tasks), _PAGE):
+        store.write(open_tasks[start : start + _PAGE])
 
 
-def _open_tasks(store: MetadataStore, record: RunRecord) -> list[Record]:
+def _open_tasks(storage: Storage, store: MetadataStore, record: RunRecord) -> list[Record]:
     """Return the records, closed, of tasks that never told how they ended."""
     found: list[Record] = []
     for state in ("running", "pending"):
         after: str | None = None
         while True:
             page = store.tasks(record.flow, record.run, status=state, limit=_PAGE, after=after)
-            found += [_closed(task, record) for task in page]
+            found += mapped_over(storage, lambda task: _closed(storage, task, record), page)
             if len(page) < _PAGE:
                 break
             after = f"{page[-1].step}/{page[-1].task}"
     return found
 
 
-def _closed(task: TaskRecord, run: RunRecord) -> TaskRecord:
+def _closed(storage: Storage, task: TaskRecord, run: RunRecord) -> TaskRecord:
     if task.state == "pending":  # it failed, and no other attempt has followed
         return task._replace(state="cancelled" if run.state == "cancelled" else "failed")
-    return task._replace(state="lost", reason="its run ended before it told how it went", pid=None)
+    failure = read_failure(storage, task.flow, task.run, task.step, task.task, task.attempt)
+    if failure is None:
+        return task._replace(state="lost", reason="its run ended before it told how it went", pid=None)
+    state: State = "cancelled" if failure.kind == "cancelled" else "failed"
+    return task._replace(state=state, reason=failure.message, finished=failure.ended or None, pid=None)
 
 
 def _last_step(storage: Storage, parameters: Manifest) -> Manifest | None:
