@@ -111,7 +111,7 @@ def execute_run(
     debugging.check(session, options, begins=take_over is None)
     _warn(session)
     tags = _checked_tags(options["tags"])
-    _check_files(options)
+    check_files(options)
     given = read_given(session.definition, options)
     # Before any thread, store, connection or log file is there: what is forked now starts every task.
     spawn = _FreshInterpreter(session)
@@ -318,7 +318,7 @@ def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(check_tags(tags))
 
 
-def _check_files(options: dict[str, Any]) -> None:
+def check_files(options: Mapping[str, Any]) -> None:
     """Find out that a file cannot be written before there is a run."""
     for option in ("run_id_file", "runner_attribute_file"):
         if options[option] is not None:

@@ -35,6 +35,7 @@ COMMANDS: Table = {
     "dump": ("flowkit.cli.dump", "Show the artifacts of tasks."),
     "tag": ("flowkit.cli.tag", "Add, remove and list tags of runs."),
     "cancel": ("flowkit.cli.cancel", "Stop a run."),
+    "deploy": ("flowkit.cli.deploy", "Deploy the flow to a scheduler."),
     "spin": ("flowkit.cli.spin", "Try out one step on the inputs of a past run."),
     "package": ("flowkit.cli.package", "Show the code that goes along to where steps run."),
     "batch": ("flowkit.cli.jobs", "List and kill jobs on AWS Batch."),
@@ -136,7 +137,7 @@ def _group(session: Session) -> LazyGroup:
             assert command is not None
             ctx.invoke(command)
 
-    group = LazyGroup(
+    group = _FlowGroup(
         COMMANDS,
         HIDDEN,
         "commands",
@@ -148,6 +149,27 @@ def _group(session: Session) -> LazyGroup:
         context_settings={"help_option_names": ["--help", "-h"], "auto_envvar_prefix": "FLOWKIT"},
     )
     return group
+
+
+class _FlowGroup(LazyGroup):
+    """The commands of a flow; the schedulers that packages bring are commands, too."""
+
+    def _from_plugin(self, ctx: click.Context, name: str) -> click.Command | None:
+        found = super()._from_plugin(ctx, name)
+        if found is None:
+            from flowkit.registry import plugins
+
+            if name in plugins("deployers"):
+                from flowkit.cli.deploy import target_command
+
+                found = self.commands[name] = target_command(ctx.obj, name)
+        return found
+
+    def brought(self) -> dict[str, str]:
+        """Return the names of commands, and of schedulers, that installed packages bring, each with its package."""
+        from flowkit.registry import plugins
+
+        return {**super().brought(), **{name: by for name, by in plugins("deployers").items() if name not in COMMANDS}}
 
 
 def _checked_metadata(name: str) -> str:

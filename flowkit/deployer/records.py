@@ -1,0 +1,74 @@
+"""What is deployed, as the datastore remembers it: one sealed object for each deployment.
+
+The scheduler has the same record with the object that it runs, and is the authority. This copy is found without a call
+to it, names what a sweep of the datastore must keep, and tells a program that has no flow file all it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flowkit.datastore.layout import deployment_file, deployments_folder
+from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal, unseal
+from flowkit.datastore.storage import Missing, Storage
+from flowkit.deployer.target import DeploymentRecord
+from flowkit.exceptions import Conflict
+
+_TRIES = 20
+
+
+def write_record(storage: Storage, record: DeploymentRecord) -> None:
+    """Keep the record of a deployment, in the place of an older one.
+
+    Of two that are written at the same moment the one that was made later stays.
+
+    Raises
+    ------
+    Conflict
+        If others write it without end.
+    StoreError
+        If it cannot be written.
+    """
+    path = deployment_file(record.target, record.name)
+    body = record.to_json()
+    for _ in range(_TRIES):
+        try:
+            there = storage.read_version(path)
+        except Missing:
+            if create_sealed(storage, path, body):
+                return
+            continue
+        try:
+            known = DeploymentRecord.from_json(unseal(there.content, path))
+        except Damaged:
+            known = None
+        if known is not None and known.created > record.created:
+            return
+        if storage.replace_version(path, seal(body), there.version):
+            return
+    raise Conflict(f"the record of {record.target}/{record.name} is being written by others", "try again in a minute")
+
+
+def read_record(storage: Storage, target: str, name: str) -> DeploymentRecord | None:
+    """Return the record of a deployment; None where there is none, or a damaged one."""
+    try:
+        return DeploymentRecord.from_json(read_sealed(storage, deployment_file(target, name)))
+    except Damaged:
+        return None
+
+
+def delete_record(storage: Storage, target: str, name: str) -> None:
+    """Forget a deployment; nothing where there is none."""
+    storage.delete(deployment_file(target, name))
+
+
+def read_records(storage: Storage, target: str | None = None) -> Iterator[DeploymentRecord]:
+    """Yield the records of what is deployed, to one target or to all."""
+    folder = deployments_folder()
+    for each in [target] if target is not None else sorted(storage.children(folder)):
+        for file in sorted(storage.children(f"{folder}/{each}")):
+            name = file.removesuffix(".json")
+            if name != file:
+                record = read_record(storage, each, name)
+                if record is not None:
+                    yield record
