@@ -168,7 +168,8 @@ def test_a_whole_flow_by_coordinates_alone(here):
     assert [event.name for event in deployed.trigger.events] == ["data_arrived"]
     assert (here.path / "hooks").read_text().splitlines() == ["RichFlow/plain-one True", "RichFlow/1 True"]
     shown = here.run("status", "plain-one", check=True).stdout
-    assert "succeeded" in shown and "plain/richflow" in shown
+    assert "succeeded" in shown
+    assert "plain/richflow" in shown
     ended = [(step, status) for step, _, status in started.started if status]
     assert ended == [("right", 137), ("end", 1)]
 
@@ -191,7 +192,8 @@ def test_a_run_that_fails_for_good(here):
     # The run goes on where it failed, on a laptop.
     result = here.run("resume", "--origin-run-id", "plain-two", env={"HOOKS": str(here.path / "hooks")})
     assert result.returncode == 1
-    assert "cloned" in result.output and "once more" in result.output
+    assert "cloned" in result.output
+    assert "once more" in result.output
 
 
 def test_parameters_that_are_wrong(here):
@@ -249,7 +251,8 @@ def test_a_container_that_is_taken_away_and_turns_in_one_container(workspace):
     process = started._start(plan.command, told)
     deadline = time.monotonic() + 60
     while not begun.exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
