@@ -232,7 +232,7 @@ def pod_spec(
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": wanted.get("image") or defaults.image,
-        "command": list(command),
+        "command": [literal(word) for word in command],
         "env": _environment(request, environment, host),
         "resources": resource_requirements(wanted),
         # The last lines of a container that failed are kept with its state, even when its machine is gone.
@@ -278,7 +278,12 @@ def _environment(request: ExecutorRequest, further: Mapping[str, str], host: str
     if host is not None:
         variables["FLOWKIT_MAIN_HOST"] = host
         variables["FLOWKIT_HOSTNAME_TIMEOUT"] = str(wanted.get("hostname_resolution_timeout", 600))
-    return [{"name": name, "value": variables[name]} for name in sorted(variables)]
+    return [{"name": name, "value": literal(variables[name])} for name in sorted(variables)]
+
+
+def literal(text: str) -> str:
+    """Return a text so that Kubernetes leaves it as it is: in commands and variables it replaces ``$(NAME)``."""
+    return text.replace("$", "$$")
 
 
 def resource_requirements(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _permission_problems(cluster: Cluster, namespace: str) -> list[Problem]:
     denied = []
     for group, resource, sub, verbs in _NEEDED:
         for verb in verbs:
-            if not _allowed(cluster, namespace, group, resource, sub, verb):
+            if not allowed(cluster, namespace, resource, verb, group=group, sub=sub):
                 denied.append(f"{verb} {resource}")
     if not denied:
         return []
@@ -140,7 +140,9 @@ def _permission_problems(cluster: Cluster, namespace: str) -> list[Problem]:
     return [Problem(headline, hint=_GUIDE)]
 
 
-def _allowed(cluster: Cluster, namespace: str, group: str, resource: str, sub: str | None, verb: str) -> bool:
+def allowed(
+    cluster: Cluster, namespace: str, resource: str, verb: str, *, group: str = "batch", sub: str | None = None
+) -> bool:
     """Whether an access is allowed, as far as the cluster tells."""
     attributes: dict[str, Any] = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
     if sub:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kube_cron import CronJobs, expanded
 from kube_pods import INDEX, JOB_NAME, container_state, index_of, new_pod, ranges
 from kube_process import Container, environment_of, memory_limit
 from kube_store import Change, Refusal, Store, stamp
@@ -76,6 +77,7 @@ class Controller:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._stopped = False
+        self.crons = CronJobs(self)
         store.listeners.append(self._heard)
         self._thread = threading.Thread(target=self._run, name="kube-controller", daemon=True)
         self._thread.start()
@@ -130,6 +132,13 @@ class Controller:
             container.killed = "Evicted"
             container.end("Evicted", self.knobs.grace)
         self._status(namespace, name, lambda status: status.update(reason="Evicted", message=message))
+
+    def kill(self, namespace: str, name: str) -> None:
+        """Kill the container of a pod with all its processes, as a machine does that has no memory left."""
+        with self.store.changed:
+            container = self._containers.get((namespace, name))
+            if container is not None:
+                container.kill()
 
     def shut_down(self, namespace: str, name: str) -> None:
         """Have the node of a pod shut down in an orderly way."""
@@ -274,6 +283,9 @@ class Controller:
             for pod_name, pod in self._pods_of.get(f"{namespace}/{name}", {}).items()
             if pod["metadata"]["ownerReferences"][0]["uid"] == uid
         }
+        if "podFailurePolicy" in spec:
+            self.crons.sync(job, pods)
+            return
         for pod in pods.values():
             if pod["status"]["phase"] in ("Succeeded", "Failed"):
                 self._count(pod, failed=pod["status"]["phase"] == "Failed")
@@ -345,6 +357,14 @@ class Controller:
     def _count(self, pod: dict[str, Any], *, failed: bool) -> None:
         owner = pod["metadata"]["ownerReferences"][0]["uid"]
         index = index_of(pod)
+        try:
+            job = self.store.get("jobs", pod["metadata"]["namespace"], pod["metadata"]["labels"].get(JOB_NAME, ""))
+        except Refusal:
+            job = {"spec": {}}
+        if "podFailurePolicy" in job["spec"]:
+            self.crons.ended(job, pod, failed=failed)
+            self._jobs[(job["metadata"]["namespace"], job["metadata"]["name"])] = None
+            return
         if failed:
             self._failures.setdefault(owner, {}).setdefault(index, True)
         else:
@@ -444,7 +464,7 @@ class Controller:
             return self._after(0.3, lambda: self._start(namespace, name))
         secrets = {item["metadata"]["name"]: item for item in self.store.items("secrets", namespace)}
         try:
-            variables = environment_of(container, secrets)
+            variables = environment_of(container, secrets, pod)
         except KeyError as error:
             return self._wait(namespace, name, "CreateContainerConfigError", f'secret "{error.args[0]}" not found')
         if "FLOWKIT_MAIN_HOST" in variables:
@@ -464,7 +484,8 @@ class Controller:
             variables["JOB_COMPLETION_INDEX"] = index
         try:
             made = Container(
-                [*container.get("command", ()), *container.get("args", ())], variables,
+                [expanded(word, variables) for word in (*container.get("command", ()), *container.get("args", ()))],
+                variables,
                 memory_limit(container), pod["spec"].get("activeDeadlineSeconds"),
             )  # fmt: skip
         except OSError as error:

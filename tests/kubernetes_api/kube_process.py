@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from kube_cron import expanded, field_of
 from kube_strict import quantity
 
 
@@ -71,7 +72,14 @@ class Container:
         if self._kill_at is None:
             self.killed = self.killed or why
             self._kill_at = time.monotonic() + grace
-            self._signal(signal.SIGTERM)
+            try:
+                os.kill(self.process.pid, signal.SIGTERM)  # the container's first process gets it, and no other
+            except ProcessLookupError:
+                pass
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        self._signal(signal.SIGKILL)
 
     def look(self) -> int | None:
         """Do what is due, and return the exit status once it is over: 128 and the signal that killed it."""
@@ -146,13 +154,19 @@ class Container:
         return total
 
 
-def environment_of(container: dict[str, Any], secrets: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+def environment_of(
+    container: dict[str, Any], secrets: Mapping[str, dict[str, Any]], pod: dict[str, Any]
+) -> dict[str, str]:
     """Return the environment that a container asks for; raises KeyError with the name of a secret that is missing."""
     variables: dict[str, str] = {}
     for source in container.get("envFrom") or ():
         data = secrets[source["secretRef"]["name"]].get("data") or {}
         variables.update({name: base64.b64decode(value).decode() for name, value in data.items()})
-    variables.update({item["name"]: item.get("value", "") for item in container.get("env") or ()})
+    for item in container.get("env") or ():
+        if "valueFrom" in item:
+            variables[item["name"]] = field_of(pod, item["valueFrom"]["fieldRef"]["fieldPath"])
+        else:
+            variables[item["name"]] = expanded(item.get("value", ""), variables)
     return variables
 
 

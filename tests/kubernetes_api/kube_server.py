@@ -32,7 +32,22 @@ _CORE = re.compile(
 _GROUP = re.compile(
     r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?"
 )
-_DOOR = {"evict", "lose", "shut_down", "pressure", "set", "fault", "compact", "pods", "count", "reset", "heal", "put"}
+_DOOR = {
+    "fire",
+    "kill",
+    "evict",
+    "lose",
+    "shut_down",
+    "pressure",
+    "set",
+    "fault",
+    "compact",
+    "pods",
+    "count",
+    "reset",
+    "heal",
+    "put",
+}
 
 
 class KubernetesApi:
@@ -48,6 +63,8 @@ class KubernetesApi:
         The only bearer token that is accepted.
     denied : set of str
         What is forbidden: ``create jobs``.
+    denied_to : dict
+        The same, by service account (``system:serviceaccount:NAMESPACE:NAME``), for those that are asked about.
     jobsets : bool
         Whether it knows JobSets.
     version : tuple of str
@@ -60,6 +77,7 @@ class KubernetesApi:
         self.requests: Counter[str] = Counter()
         self.token: str | None = None
         self.denied: set[str] = set()
+        self.denied_to: dict[str, set[str]] = {}
         self.jobsets = False
         self.version = ("1", "31")
         self.bookmark_every = 60.0
@@ -169,7 +187,7 @@ class KubernetesApi:
     def reset(self) -> None:
         """Remove every job, pod, event and fault, and put the knobs back."""
         with self.store.changed:
-            for resource in ("jobsets", "jobs", "services", "pods", "events", "secrets"):
+            for resource in ("cronjobs", "jobsets", "jobs", "services", "pods", "events", "secrets"):
                 for item in self.store.items(resource):
                     place = item["metadata"]["namespace"], item["metadata"]["name"]
                     if resource == "pods":
@@ -184,12 +202,21 @@ class KubernetesApi:
                 setattr(self.controller.knobs, name, value)
             self._faults.clear()
             self.requests.clear()
+            self.denied_to = {}
             self.denied, self.token, self.jobsets, self.version = set(), None, False, ("1", "31")
             self.bookmark_every, self.longest_watch = 60.0, 3600.0
 
     def evict(self, namespace: str, name: str, **options: str) -> None:
         """See `Controller.evict`."""
         self.controller.evict(namespace, name, **options)
+
+    def fire(self, namespace: str, name: str, **options: Any) -> str | None:
+        """See `kube_cron.CronJobs.fire`."""
+        return self.controller.crons.fire(namespace, name, **options)
+
+    def kill(self, namespace: str, name: str) -> None:
+        """See `Controller.kill`."""
+        self.controller.kill(namespace, name)
 
     def lose(self, namespace: str, name: str) -> None:
         """See `Controller.lose`."""
@@ -232,9 +259,11 @@ class KubernetesApi:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         place = found.groupdict()
         namespace, resource, name = place.get("namespace"), place["resource"], place.get("name")
-        if resource == "selfsubjectaccessreviews" and method == "POST":
+        if resource in ("selfsubjectaccessreviews", "localsubjectaccessreviews") and method == "POST":
             asked = body["spec"]["resourceAttributes"]
-            allowed = f"{asked['verb']} {asked['resource']}" not in self.denied
+            words = f"{asked['verb']} {asked['resource']}"
+            denied = self.denied_to.get(body["spec"].get("user", ""), set()) if "user" in body["spec"] else self.denied
+            allowed = words not in denied
             return {**body, "status": {"allowed": allowed}}
         if resource not in KINDS or (resource == "jobsets" and not self.jobsets):
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -253,6 +282,8 @@ class KubernetesApi:
             return self.controller.log(namespace or "", name, int(lines) if lines else None)
         if method == "GET":
             return self.store.get(resource, namespace or "", name)
+        if method == "PUT":
+            return self._replace(resource, namespace or "", name, body, query)
         if method == "PATCH":
             return self.store.update(resource, namespace or "", name, lambda item: _merge(item, body))
         return self._delete(resource, namespace or "", name, query)
@@ -288,6 +319,20 @@ class KubernetesApi:
         metadata = {**body["metadata"], "namespace": namespace}
         made = {**body, "metadata": metadata, "status": {}} if resource != "secrets" else {**body, "metadata": metadata}
         return self.store.create(resource, made)
+
+    def _replace(self, resource: str, namespace: str, name: str, body: Any, query: dict[str, str]) -> dict[str, Any]:
+        problems = object_problems(resource, body)
+        if problems:
+            raise Refusal(422, "Invalid", f'{resource} "{name}" is invalid: {", ".join(problems)}')
+
+        def change(item: dict[str, Any]) -> None:
+            kept = {key: item["metadata"][key] for key in ("uid", "creationTimestamp", "namespace", "name")}
+            version = body["metadata"].get("resourceVersion")
+            if version not in (None, item["metadata"]["resourceVersion"]):
+                raise Refusal(409, "Conflict", "the object has been modified")
+            item.update({**body, "metadata": {**body["metadata"], **kept}, "status": item.get("status") or {}})
+
+        return self.store.update(resource, namespace, name, change)
 
     def _collection(self, method: str, resource: str, namespace: str | None, query: dict[str, str]) -> Any:
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")

@@ -20,6 +20,7 @@ KINDS = {
     "events": ("v1", "Event"),
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
     "jobs": ("batch/v1", "Job"),
+    "cronjobs": ("batch/v1", "CronJob"),
     "jobsets": ("jobset.x-k8s.io/v1alpha2", "JobSet"),
 }
 

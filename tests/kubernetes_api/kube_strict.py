@@ -119,9 +119,13 @@ def job_problems(job: dict[str, Any]) -> list[str]:
         wrong.append("spec.backoffLimitPerIndex: Invalid value: requires indexed completion mode")
     if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
         wrong.append("spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified")
-    for name in ("completions", "parallelism", "backoffLimit", "backoffLimitPerIndex", "ttlSecondsAfterFinished"):
+    counts = ("completions", "parallelism", "backoffLimit", "backoffLimitPerIndex", "ttlSecondsAfterFinished")
+    for name in (*counts, "activeDeadlineSeconds"):
         if spec.get(name) is not None and spec[name] < 0:
             wrong.append(f"spec.{name}: must be at least 0")
+    from kube_cron import failure_policy_problems
+
+    wrong += failure_policy_problems(spec)
     wrong += metadata_problems(template.get("metadata") or {}, where="spec.template.metadata")
     if (template.get("spec") or {}).get("restartPolicy") not in ("Never", "OnFailure"):
         wrong.append("spec.template.spec.restartPolicy: Required value: valid values: OnFailure, Never")
@@ -241,6 +245,10 @@ def jobset_problems(jobset: dict[str, Any]) -> list[str]:
 
 def object_problems(resource: str, item: dict[str, Any]) -> list[str]:
     """Return what is wrong with any object of the resources that the loopback API knows."""
+    if resource == "cronjobs":
+        from kube_cron import cronjob_problems
+
+        return cronjob_problems(item)
     checks = {"jobs": job_problems, "services": service_problems, "jobsets": jobset_problems}
     kinds = {
         "secrets": "V1Secret",
