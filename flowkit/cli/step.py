@@ -152,6 +152,7 @@ def _deployed(
     kind = kind_of(storage, definition.name, run, launch, launch.attempt, policy)
     if kind is None:
         session.console.warn("The attempts before this one have decided it: the task failed, and is not tried again.")
+        _decided(session, storage, manifest, launch, node, record)
         return FINAL
     launch = _derived(definition, storage, run, launch)._replace(kind=kind)
     config = task_config(storage, definition, manifest)
@@ -162,6 +163,25 @@ def _deployed(
     if status and kind_of(storage, definition.name, run, launch, launch.attempt + 1, policy) is None:
         return FINAL
     return status
+
+
+def _decided(
+    session: Session, storage: Storage, manifest: Manifest, launch: Launch, node: int | None, record: bool
+) -> None:
+    """Record that the task has failed: the process of the attempt that decided it may have died without a word."""
+    from flowkit.runtime.own_records import OwnRecords, has_store, repeat_failure
+    from flowkit.runtime.start import policies
+
+    repeat_failure(storage, manifest.flow, manifest.run, launch, node)
+    if not record or node:
+        return
+    store = session.metadata_store(storage) if has_store(storage, session.metadata) else None
+    try:
+        policy = policies(session.definition)[launch.step]
+        OwnRecords(storage, store, manifest, launch, policy, session.console.warn).tell()
+    finally:
+        if store is not None:
+            store.close()
 
 
 def _derived(definition: FlowDefinition, storage: Storage, run: str, launch: Launch) -> Launch:

@@ -20,10 +20,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flowkit.datastore.layout import end_file, run_folder
-from flowkit.datastore.manifests import read_failure, read_manifest
+from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.runs import change_end, read_end, read_run
 from flowkit.datastore.storage import Storage
@@ -37,6 +38,7 @@ from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.runtime.gang import nodes_of, publish
+from flowkit.runtime.own_attempts import kind_of
 from flowkit.runtime.retries import decide
 from flowkit.runtime.start import PARAMETERS
 
@@ -197,13 +199,16 @@ class OwnRecords:
     def _failed(self, began: float) -> list[Record]:
         ref, attempt = self._launch.ref, self._launch.attempt
         failure: Failure | None = None
+        again = None
         try:
             failure = self._failure(attempt)
+            where = (self._storage, self._run.flow, self._run.run)
+            again = kind_of(*where, self._launch, attempt + 1, self._policy) if failure is not None else None
         except FlowkitError as error:
             self._broken(error)
         reason = failure.message if failure is not None else "it ended without a result"
         now = time.time()
-        if failure is not None and decide(self._policy, self._launch, failure).kind is not None:
+        if again is not None:
             return [*self._tasks("pending", began, now, reason)]
         state: State = "cancelled" if failure is not None and failure.kind == "cancelled" else "failed"
         return [*self._tasks(state, began, now, reason), *self._ended(state, f"{ref}: {reason}")]
@@ -250,6 +255,17 @@ class OwnRecords:
         if not self._told:
             self._notice(f"The task's records are not complete; the task goes on: {error.headline}")
         self._told = True
+
+
+def repeat_failure(storage: Storage, flow: str, run: str, launch: Launch, node: int | None) -> None:
+    """Record of an attempt that is not made, since those before it have decided it, that it failed as the last one."""
+    ref = nodes_of(launch)[node or 0]
+    for attempt in reversed(range(launch.attempt)):
+        failure = read_failure(storage, flow, run, ref.step, str(ref.coordinates), attempt)
+        if failure is not None:
+            again = replace(failure, attempt=launch.attempt)
+            write_failure(storage, flow, run, ref.step, str(ref.coordinates), again)
+            return
 
 
 def end_run(
