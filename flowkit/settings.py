@@ -73,8 +73,16 @@ class Settings:
         Whether containers have flowkit's dependencies already, so that nothing is installed in them.
     batch_queue, batch_image, batch_job_role, batch_execution_role : str, optional
         Of AWS Batch jobs.
+    step_functions_role, eventbridge_role : str, optional
+        ARNs of the role that state machines run as, and of that with which EventBridge starts them.
     kubernetes_namespace, kubernetes_image, kubernetes_service_account, kubernetes_context : str, optional
         Of Kubernetes jobs.
+    argo_events_webhook_url : str, optional
+        Where runs on Argo Workflows tell that they have succeeded: the webhook of an EventSource of Argo Events.
+    argo_events_bus, argo_events_source, argo_events_event : str
+        From where flows on Argo Workflows hear of events: the EventBus, the EventSource, and the event's name in it.
+    argo_events_service_account : str, optional
+        With which sensors start workflows.
     infrastructure_retries : int, default 3
         How often a task is started again after a failure that is not its own (reclaimed machine, no capacity).
     lease_seconds : int, default 60
@@ -109,10 +117,17 @@ class Settings:
     batch_image: str | None = None
     batch_job_role: str | None = None
     batch_execution_role: str | None = None
+    step_functions_role: str | None = None
+    eventbridge_role: str | None = None
     kubernetes_namespace: str | None = None
     kubernetes_image: str | None = None
     kubernetes_service_account: str | None = None
     kubernetes_context: str | None = None
+    argo_events_webhook_url: str | None = None
+    argo_events_bus: str = "default"
+    argo_events_source: str = "flowkit-webhook"
+    argo_events_event: str = "flowkit-event"
+    argo_events_service_account: str | None = None
     infrastructure_retries: int = 3
     lease_seconds: int = 60
     profile: str | None = None
