@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowkit.decorators.contract import ExecutorRequest
@@ -25,6 +25,8 @@ def preflight_problems(
     requests: Mapping[str, ExecutorRequest],
     defaults: Callable[[], Defaults],
     root: str | None,
+    *,
+    needed: Iterable[tuple[str, str, str | None, tuple[str, ...]]] = _NEEDED,
 ) -> list[Problem]:
     """Return everything that is wrong.
 
@@ -38,6 +40,8 @@ def preflight_problems(
         What the settings say; asks the configuration of the cluster.
     root : str or None
         The datastore's root.
+    needed : iterable
+        What we have to be allowed: groups, resources, subresources, verbs.
     """
     problems = []
     if root is not None and "://" not in root:
@@ -55,7 +59,7 @@ def preflight_problems(
                 step: request for step, request in requests.items()
                 if namespace_of(request.resources, given) == namespace
             }  # fmt: skip
-            problems += _namespace_problems(cluster, namespace, inside, given)
+            problems += _namespace_problems(cluster, namespace, inside, given, needed)
     except FlowkitError as error:
         problems.append(Problem(error.headline, hint=error.hint))
     return problems
@@ -71,7 +75,11 @@ def _version_problems(cluster: Cluster) -> list[Problem]:
 
 
 def _namespace_problems(
-    cluster: Cluster, namespace: str, requests: Mapping[str, ExecutorRequest], defaults: Defaults
+    cluster: Cluster,
+    namespace: str,
+    requests: Mapping[str, ExecutorRequest],
+    defaults: Defaults,
+    needed: Iterable[tuple[str, str, str | None, tuple[str, ...]]],
 ) -> list[Problem]:
     if not _exists(cluster, "read_namespace", namespace):
         return [
@@ -80,7 +88,7 @@ def _namespace_problems(
                 hint="the attribute namespace or the setting kubernetes_namespace names one",
             )
         ]
-    problems = _permission_problems(cluster, namespace)
+    problems = permission_problems(cluster, namespace, needed, _GUIDE)
     for what, method, names in _mentioned(requests, defaults):
         for name, steps in sorted(names.items()):
             if not _exists(cluster, method, name, namespace):
@@ -128,16 +136,19 @@ def _exists(cluster: Cluster, method: str, *args: str) -> bool:
     return True
 
 
-def _permission_problems(cluster: Cluster, namespace: str) -> list[Problem]:
+def permission_problems(
+    cluster: Cluster, namespace: str, needed: Iterable[tuple[str, str, str | None, tuple[str, ...]]], guide: str
+) -> list[Problem]:
+    """Return what of it we are not allowed in a namespace, as one problem; `guide` is its hint."""
     denied = []
-    for group, resource, sub, verbs in _NEEDED:
+    for group, resource, sub, verbs in needed:
         for verb in verbs:
             if not allowed(cluster, namespace, resource, verb, group=group, sub=sub):
                 denied.append(f"{verb} {resource}")
     if not denied:
         return []
     headline = f"not allowed in the namespace {namespace}: {', '.join(denied)}"
-    return [Problem(headline, hint=_GUIDE)]
+    return [Problem(headline, hint=guide)]
 
 
 def allowed(
