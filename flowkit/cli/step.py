@@ -17,6 +17,7 @@ from flowkit.settings import environment
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
+    from flowkit.metadata.store import MetadataStore
     from flowkit.model.coordinates import TaskRef
     from flowkit.model.definition import FlowDefinition
     from flowkit.model.launch import Launch
@@ -117,7 +118,7 @@ def _run_step(
     if debug:
         return _debug(session, name, config, launch, pdb)
     if record and not node:  # the control task of a gang writes for all of its nodes
-        return _recorded(session, storage, manifest, launch, config, node)
+        return _recorded(session, storage, manifest, launch, config, record, node)
     return run_attempt(session.definition, config, launch, node, forked=False)
 
 
@@ -156,10 +157,10 @@ def _deployed(
         return FINAL
     launch = _derived(definition, storage, run, launch)._replace(kind=kind)
     config = task_config(storage, definition, manifest)
-    if record and not node:
-        status = _recorded(session, storage, manifest, launch, config, node)
-    else:
+    if node:  # the control task of a gang writes for all of its nodes
         status = run_attempt(definition, config, launch, node, forked=False)
+    else:
+        status = _recorded(session, storage, manifest, launch, config, record, node)
     if status and kind_of(storage, definition.name, run, launch, launch.attempt + 1, policy) is None:
         return FINAL
     return status
@@ -169,13 +170,13 @@ def _decided(
     session: Session, storage: Storage, manifest: Manifest, launch: Launch, node: int | None, record: bool
 ) -> None:
     """Record that the task has failed: the process of the attempt that decided it may have died without a word."""
-    from flowkit.runtime.own_records import OwnRecords, has_store, repeat_failure
+    from flowkit.runtime.own_records import OwnRecords, repeat_failure
     from flowkit.runtime.start import policies
 
     repeat_failure(storage, manifest.flow, manifest.run, launch, node)
-    if not record or node:
+    if node:
         return
-    store = session.metadata_store(storage) if has_store(storage, session.metadata) else None
+    store = _own_store(session, storage, record)
     try:
         policy = policies(session.definition)[launch.step]
         OwnRecords(storage, store, manifest, launch, policy, session.console.warn).tell()
@@ -185,7 +186,10 @@ def _decided(
 
 
 def _derived(definition: FlowDefinition, storage: Storage, run: str, launch: Launch) -> Launch:
+    import functools
+
     from flowkit.datastore.manifests import read_manifest
+    from flowkit.datastore.many import mapped_over
     from flowkit.runtime.derive import Derivation
 
     def transition_of(ref: TaskRef) -> Transition:
@@ -196,19 +200,25 @@ def _derived(definition: FlowDefinition, storage: Storage, run: str, launch: Lau
             )
         return manifest.transition
 
-    derivation = Derivation(definition.graph, transition_of)
+    derivation = Derivation(definition.graph, transition_of, functools.partial(mapped_over, storage))
     return derivation.launch(launch.step, launch.coordinates, gang=launch.gang, attempt=launch.attempt)
 
 
 def _recorded(
-    session: Session, storage: Storage, manifest: Manifest, launch: Launch, config: Mapping[str, Any], node: int | None
+    session: Session,
+    storage: Storage,
+    manifest: Manifest,
+    launch: Launch,
+    config: Mapping[str, Any],
+    record: bool,
+    node: int | None,
 ) -> int:
-    """Run the task, and write the records that a runtime would write."""
-    from flowkit.runtime.own_records import OwnRecords, has_store
+    """Run the task, and write what a runtime would write: records, where there is a store, and the run's end."""
+    from flowkit.runtime.own_records import OwnRecords
     from flowkit.runtime.start import policies
     from flowkit.runtime.task import run_attempt
 
-    store = session.metadata_store(storage) if has_store(storage, session.metadata) else None
+    store = _own_store(session, storage, record)
     try:
         policy = policies(session.definition)[launch.step]
         records = OwnRecords(storage, store, manifest, launch, policy, session.console.warn)
@@ -216,6 +226,13 @@ def _recorded(
     finally:
         if store is not None:
             store.close()
+
+
+def _own_store(session: Session, storage: Storage, record: bool) -> MetadataStore | None:
+    """Return where a task that nobody watches writes its records; None where that is the datastore alone."""
+    from flowkit.runtime.own_records import has_store
+
+    return session.metadata_store(storage) if record and has_store(storage, session.metadata) else None
 
 
 def _configs(session: Session, storage: Storage, manifest: Manifest) -> dict[str, Any]:

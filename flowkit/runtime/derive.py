@@ -10,7 +10,7 @@ The dominators are computed by the algorithm of Cooper, Harvey and Kennedy, "A S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from flowkit.exceptions import DataError
@@ -29,9 +29,18 @@ class Derivation:
         The flow's.
     transition_of : callable
         Returns the transition of a task that is committed; raises DataError where it is not. Asked once for a task.
+    each : callable, default map
+        Calls a function for each of many items, and yields what it returns in their order: several at once, where
+        each call travels (`flowkit.datastore.many.mapped_over`).
     """
 
-    def __init__(self, graph: Graph, transition_of: Callable[[TaskRef], Transition]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        transition_of: Callable[[TaskRef], Transition],
+        each: Callable[[Callable[[int], TaskRef], Iterable[int]], Iterator[TaskRef]] = map,
+    ) -> None:
+        self._each = each
         self._nodes = graph.nodes
         self._start = graph.start
         self._transition_of = transition_of
@@ -103,7 +112,7 @@ class Derivation:
         if len(ends) == 1 and not self._nodes[ends[0]].is_loop:
             return (Span(ends[0], Coordinates((*indices, 0)), width),)
         target = node.targets[0]
-        found = (self._follow(self._first(target, (*indices, index)), join.name) for index in range(width))
+        found = self._each(lambda index: self._follow(self._first(target, (*indices, index)), join.name), range(width))
         return tuple(_spans(found))
 
     def _branch_end(self, join: Node, opener: Node, target: str, indices: tuple[int, ...], ref: TaskRef) -> TaskRef:
