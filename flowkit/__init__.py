@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from flowkit.decorators.torchrun import pytorch_parallel
     from flowkit.decorators.trigger import trigger, trigger_on_finish
     from flowkit.decorators.user_steps import USER_SKIP_STEP, UserStepDecorator, user_step_decorator
+    from flowkit.deployer.deployed import DeployedFlow, TriggeredRun
+    from flowkit.deployer.deployer import Deployer
+    from flowkit.deployer.notebook import NBDeployer
     from flowkit.exceptions import FlowkitError
     from flowkit.model.config_parsers import pyproject_toml_parser, requirements_txt_parser
     from flowkit.model.configs import Config, ConfigValue, config_expr
@@ -79,6 +82,8 @@ __all__ = [
     "Config",
     "ConfigValue",
     "DataArtifact",
+    "DeployedFlow",
+    "Deployer",
     "ExecutingRun",
     "ExecutingTask",
     "Flow",
@@ -96,6 +101,7 @@ __all__ = [
     "IncludeFile",
     "JSONType",
     "JSONTypeClass",
+    "NBDeployer",
     "NBRunner",
     "Parameter",
     "Run",
@@ -106,6 +112,7 @@ __all__ = [
     "Step",
     "StepMutator",
     "Task",
+    "TriggeredRun",
     "UserStepDecorator",
     "__version__",
     "batch",
@@ -204,6 +211,10 @@ _HOMES: dict[str, str] = {
     "ExecutingTask": "flowkit.runner.executing",
     "NBRunner": "flowkit.runner.notebook",
     "Runner": "flowkit.runner.runner",
+    "DeployedFlow": "flowkit.deployer.deployed",
+    "Deployer": "flowkit.deployer.deployer",
+    "NBDeployer": "flowkit.deployer.notebook",
+    "TriggeredRun": "flowkit.deployer.deployed",
     "S3": "flowkit.plugins.aws.s3_client",
     "S3GetObject": "flowkit.plugins.aws.s3_objects",
     "S3Object": "flowkit.plugins.aws.s3_objects",

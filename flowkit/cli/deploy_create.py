@@ -285,9 +285,6 @@ class _Creation:
         say(f"{verb}: {record.flow} to {target.label} as {record.name}.")
         for line in lines:
             say(line)
-        if deployment.schedule is not None:
-            zone = f" ({deployment.schedule.timezone})" if deployment.schedule.timezone else ""
-            say(f"It runs on its schedule: {deployment.schedule.cron}{zone}.")
         for kind, events in (
             ("when this happens", deployment.events),
             ("when this has succeeded", deployment.finishes),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _Made = TypeVar("_Made", bound=Executing)
 
 
-class _CellFile:
+class CellFile:
     """The file of a cell, which is there as long as somebody may run it."""
 
     def __init__(self, folder: str, name: str, source: str) -> None:
@@ -78,7 +78,7 @@ class NBRunner:
         if not (isinstance(flow, type) and issubclass(flow, FlowSpec)):
             raise UsageError(f"NBRunner takes the class of a flow, not {flow!r}", "NBRunner(MyFlow)")
         folder = os.path.abspath(base_dir or os.getcwd())
-        self._file = _CellFile(folder, flow.__name__, program_of(flow))
+        self._file = CellFile(folder, flow.__name__, program_of(flow))
         self.flow_file = self._file.path
         self._runner = Runner(self.flow_file, show_output, profile, env, folder, file_read_timeout, **top_level_kwargs)
 
