@@ -295,7 +295,7 @@ class DeploymentRecord:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         try:
             known["parameters"] = tuple(
-                ParameterPlan(*item[:6], choices=tuple(map(str, item[6]))) for item in known.get("parameters", ())
+                ParameterPlan._make([*item[:6], tuple(map(str, item[6]))]) for item in known.get("parameters", ())
             )
             known["events"] = tuple(
                 EventPlan(item[0], tuple((str(one), str(other)) for one, other in item[1]), *item[2:5])
@@ -389,6 +389,10 @@ class Target(ABC):
     options: ClassVar[tuple[CreateOption, ...]] = ()
     needs_remote_root: ClassVar[bool] = True
     """Whether its containers cannot reach a folder of this machine."""
+
+    root: str | None = None
+    """The datastore of the command that made it, for a target whose records are there and nowhere else; None for the
+    default one."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.given = options

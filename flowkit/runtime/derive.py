@@ -1,9 +1,9 @@
 """From a task's coordinates to its launch, where no scheduler of ours tells it: in what a foreign scheduler starts.
 
 Most parents follow from the graph and the coordinates alone. Three things do not: which branch of a switch ran before
-the place where its branches meet, which turn of a loop was the last, how wide a foreach was. They stand in the manifests
-of the tasks before, as committed transitions: the derivation follows these from the last step that is certain (the
-immediate dominator), and never asks whether something exists.
+the place where its branches meet, which turn of a loop was the last, how wide a foreach was. They stand in the
+manifests of the tasks before, as committed transitions: the derivation follows these from the last step that is certain
+(the immediate dominator), and never asks whether something exists.
 
 The dominators are computed by the algorithm of Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm" (2001).
 """
@@ -131,7 +131,7 @@ class Derivation:
     # -- following what is committed ----------------------------------------------------------------------------------
 
     def _follow(self, ref: TaskRef, until: str) -> TaskRef:
-        """Return the last task before a step: from a task on, along the transitions; what is closed on the way is left out.
+        """Return the last task before a step: from a task on, along the transitions, without what closes on the way.
 
         Where the step is a join, and the way leads through what opens what it closes, that is its opener.
         """
