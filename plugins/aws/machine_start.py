@@ -64,21 +64,19 @@ def start_states(deployment: Deployment, following: str, name: Callable[..., str
             },
         },
     }
-    last = given
-    for parameter in unset:
+    following_one = settled
+    for parameter in reversed(unset):
         asked, named = (name(f"parameter {parameter.attribute}", "", what) for what in ("given", "named"))
-        states[last]["Next"] = asked
         path = f"$.given.parameters.{parameter.attribute}"
-        states[asked] = {
-            "Type": "Choice",
-            "Choices": [{"Variable": path, "IsPresent": True, "Next": named}],
+        states[asked] = _if_present(path, named, following_one)
+        states[named] = {
+            "Type": "Pass",
+            "Result": PARAMETER + parameter.attribute,
+            "ResultPath": f"$.names.{parameter.attribute}",
+            "Next": following_one,
         }
-        states[named] = {"Type": "Pass", "Result": PARAMETER + parameter.attribute}
-        states[named]["ResultPath"] = f"$.names.{parameter.attribute}"
-        states[named]["Next"] = ""
-        last = named
-    _chain(states, [name(f"parameter {each.attribute}", "", "given") for each in unset], settled)
-    states[last]["Next"] = settled
+        following_one = asked
+    states[given]["Next"] = following_one
     states[settled] = {
         "Type": "Pass",
         "Parameters": {
@@ -92,11 +90,9 @@ def start_states(deployment: Deployment, following: str, name: Callable[..., str
     return states
 
 
-def _chain(states: dict[str, Any], choices: list[str], end: str) -> None:
-    """Let each Choice that finds nothing go on to the next one, and what it leads to as well."""
-    for choice, following in zip(choices, [*choices[1:], end], strict=True):
-        states[choice]["Default"] = following
-        states[states[choice]["Choices"][0]["Next"]]["Next"] = following
+def _if_present(path: str, following: str, otherwise: str) -> dict[str, Any]:
+    choice = {"Variable": path, "IsPresent": True, "Next": following}
+    return {"Type": "Choice", "Choices": [choice], "Default": otherwise}
 
 
 def event_states(deployment: Deployment, following: str, name: Callable[..., str]) -> dict[str, Any]:
@@ -118,23 +114,13 @@ def event_states(deployment: Deployment, following: str, name: Callable[..., str
                 "Next": first,
             }
         )
-        trigger = _trigger(plan)
-        states[first] = {
-            "Type": "Pass",
-            "Parameters": {"parameters": {}, "trigger.$": trigger},
-            "ResultPath": "$.start",
-            "Next": "",
-        }
-        done = name(f"event {plan.name}", "", "read")
-        choices = []
-        last = first
-        for attribute, field in plan.parameters:
+        done = following_one = name(f"event {plan.name}", "", "read")
+        for attribute, field in reversed(plan.parameters):
             asked, read, merged = (
                 name(f"event {plan.name}", "", f"{what} {attribute}") for what in ("has", "reads", "sets")
             )
             path = f"$.given.detail.{field}" if _PLAIN_FIELD.fullmatch(field) else f"$.given.detail['{field}']"
-            states[last]["Next"] = asked
-            states[asked] = {"Type": "Choice", "Choices": [{"Variable": path, "IsPresent": True, "Next": read}]}
+            states[asked] = _if_present(path, read, following_one)
             states[read] = {
                 "Type": "Pass",
                 "Parameters": {f"{attribute}.$": f"States.JsonToString({path})"},
@@ -148,12 +134,15 @@ def event_states(deployment: Deployment, following: str, name: Callable[..., str
                     "parameters.$": "States.JsonMerge($.start.parameters, $.one, false)",
                 },
                 "ResultPath": "$.start",
+                "Next": following_one,
             }
-            choices.append((asked, merged))
-            last = merged
-        for (asked, merged), after in zip(choices, [*(one for one, _ in choices[1:]), done], strict=True):
-            states[asked]["Default"] = states[merged]["Next"] = after
-        states[first]["Next"] = choices[0][0] if choices else done
+            following_one = asked
+        states[first] = {
+            "Type": "Pass",
+            "Parameters": {"parameters": {}, "trigger.$": _trigger(plan)},
+            "ResultPath": "$.start",
+            "Next": following_one,
+        }
         states[done] = {
             "Type": "Pass",
             "Parameters": {
