@@ -29,6 +29,8 @@ _WITHOUT = frozenset(
     {"status", "logs", "dump", "tag", "cancel", "batch", "kubernetes", "docker", "help", "version", "step", "spin"}
 )
 """Commands that look at runs and need no configs; ``step`` and ``spin`` have those of their run."""
+_JOBS = frozenset({"list", "kill"})
+"""Commands of ``kubernetes`` that look at jobs; the others deploy the flow, and need its configs."""
 FILES = "FLOWKIT_FLOW_CONFIG"
 VALUES = "FLOWKIT_FLOW_CONFIG_VALUE"
 
@@ -91,7 +93,7 @@ def settle(session: Session, group: click.Group, arguments: Sequence[str], comma
             "spin takes no --config and no --config-value: it has the configs of the run whose inputs it takes",
             "leave them out; or begin a new run with them: run",
         )
-    if given.command in _WITHOUT:
+    if given.command in _WITHOUT and (given.command != "kubernetes" or not _JOBS.isdisjoint(given.rest[:1])):
         return False
     try:
         values = _values_for(session, given)

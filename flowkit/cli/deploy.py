@@ -47,7 +47,7 @@ def airflow_command(session: Session) -> click.Command:
     return target_command(session, "airflow")
 
 
-def target_command(session: Session, name: str) -> click.Group:
+def target_command(session: Session, name: str) -> Group:
     """Make the group of commands of a target.
 
     Parameters
@@ -63,7 +63,7 @@ def target_command(session: Session, name: str) -> click.Group:
     return group
 
 
-def add_commands(group: click.Group, session: Session, cls: type[Target]) -> None:
+def add_commands(group: Group, session: Session, cls: type[Target]) -> None:
     """Add the commands of a target to a group, which may have some already: these stay."""
     group.params.append(_name_option())
     made = [_create(session, cls), _list(session, cls)]
@@ -74,15 +74,8 @@ def add_commands(group: click.Group, session: Session, cls: type[Target]) -> Non
             group.add_command(each)
         elif each.name == "list":  # kubernetes lists jobs by that name
             group.add_command(each, "list-deployments")
-    hidden = {"list-workflow-templates": "list", "resume": "unsuspend"}
-    for alias, name in hidden.items():
-        found = next((each for each in made if each.name == name), None)
-        if found is not None and alias not in group.commands:
-            group.add_command(_alias(found, alias))
-
-
-def _alias(found: click.Command, name: str) -> click.Command:
-    return click.Command(name, callback=found.callback, params=found.params, help=found.help, hidden=True)
+    listing = "list-deployments" if "list-deployments" in group.commands else "list"
+    group.aliases = {"list-workflow-templates": listing, "resume": "unsuspend"}
 
 
 def _name_option() -> click.Option:
@@ -108,7 +101,7 @@ def _create(session: Session, cls: type[Target]) -> click.Command:
         from flowkit.cli.deploy_create import create, order_of
 
         given["name"] = _named(given)
-        return create(session, order_of(make_target(cls, _own(cls, given)), given))
+        return create(session, order_of(make_target(cls, _own(cls, given), session.root), given))
 
     return click.Command(
         "create",
@@ -213,7 +206,7 @@ class _Deploy(click.Command):
         from flowkit.cli.deploy_create import create, order_of
 
         cls = target_class(to)
-        return create(self._session, order_of(make_target(cls, _own(cls, given)), given))
+        return create(self._session, order_of(make_target(cls, _own(cls, given), self._session.root), given))
 
 
 def _targets() -> str:

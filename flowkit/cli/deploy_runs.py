@@ -107,7 +107,7 @@ def _row(execution: Execution) -> list[str]:
 
 def list_deployed(session: Session, cls: type[Target], *, everything: bool, as_json: bool) -> int:
     """List what is deployed to the target."""
-    target = make_target(cls, {})
+    target = make_target(cls, {}, session.root)
     records = sorted(
         target.deployed(None if everything else session.definition.name), key=lambda record: (record.flow, record.name)
     )
@@ -168,7 +168,7 @@ def _find(session: Session, cls: type[Target], name: str | None) -> _Found:
         If nothing is.
     """
     called = name or cls.default_name(session.definition.name, *_branch(session))
-    target = make_target(cls, _details(session, cls, called))
+    target = make_target(cls, _details(session, cls, called), session.root)
     record = target.find(called)
     if record is None:
         deployed = [each.name for each in target.deployed(session.definition.name)]

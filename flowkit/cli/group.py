@@ -19,6 +19,13 @@ Table = Mapping[str, tuple[str, str]]
 class Group(click.Group):
     """A group whose unknown commands are answered with the nearest known one."""
 
+    aliases: Mapping[str, str] = {}
+    """Other names of commands, which are not listed."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a name, or of an alias; None where there is none."""
+        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
+
     def brought(self) -> dict[str, str]:
         """Return the names of commands that installed packages bring, each with its package."""
         return {}

@@ -20,8 +20,14 @@ def batch_command(session: Session) -> click.Command:
 
 
 def kubernetes_command(session: Session) -> click.Command:
-    """Make ``kubernetes``."""
-    return jobs_command(session, "kubernetes", "Kubernetes")
+    """Make ``kubernetes``: its jobs, and what is deployed there."""
+    from flowkit.cli.deploy import add_commands
+    from flowkit.deployer.targets import target_class
+
+    group = jobs_command(session, "kubernetes", "Kubernetes")
+    group.help = "List and kill the jobs of this flow on Kubernetes; deploy it there, and look after its runs."
+    add_commands(group, session, target_class("kubernetes"))
+    return group
 
 
 def docker_command(session: Session) -> click.Command:
@@ -29,7 +35,7 @@ def docker_command(session: Session) -> click.Command:
     return jobs_command(session, "docker", "the Docker daemon")
 
 
-def jobs_command(session: Session, service: str, label: str) -> click.Command:
+def jobs_command(session: Session, service: str, label: str) -> Group:
     """Make the group of commands of a service.
 
     Parameters

@@ -139,6 +139,8 @@ def gather(
     }
     if client is not None:
         details["client"] = dict(client)
+        details["workflow_timeout"] = asked.workflow_timeout
+        details["event_options"] = dict(found.event_options)
     deployment = Deployment(
         name=called,
         flow=definition.name,
@@ -188,9 +190,9 @@ def _client(
         return ()
     from flowkit.runtime.bootstrap import client_command
 
-    words = list(client.get("run", ()))
+    top, words = list(client.get("top", ())), list(client.get("run", ()))
     for spec in executor_specs(target):
-        if spec not in words:
+        if spec not in (*top, *words):
             words += ["--with", spec]
     services = {plan.request.name for plan in steps.values() if plan.request.name}
     return tuple(
@@ -199,7 +201,7 @@ def _client(
             package.key,
             package.program,
             deployment=f"{target.name}/{name}",
-            top=list(client.get("top", ())),
+            top=top,
             run=words,
             needs={metadata, *services},
             install=not settings().skip_install,

@@ -35,20 +35,22 @@ def target_class(name: str) -> type[Target]:
     return found
 
 
-def make_target(cls: type[Target], given: Mapping[str, Any]) -> Target:
-    """Return a target; options that are not given, or not known, have their defaults."""
+def make_target(cls: type[Target], given: Mapping[str, Any], root: str | None = None) -> Target:
+    """Return a target; options that are not given, or not known, have their defaults. `root` is the datastore."""
     options = {}
     for option in cls.options:
         value = given.get(option.name)
         if option.multiple:
             value = tuple(value) if isinstance(value, (list, tuple)) else value
         options[option.name] = option.default if value is None else value
-    return cls(options)
+    target = cls(options)
+    target.root = root
+    return target
 
 
 def deployed_target(record: DeploymentRecord) -> Target:
     """Return the target of something deployed, with the options that it was deployed with."""
-    return make_target(target_class(record.target), record.details)
+    return make_target(target_class(record.target), record.details, record.root or None)
 
 
 def checked_parameters(record: DeploymentRecord, given: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from flowkit.cli import console_script, main
 from flowkit.cli.console import Console
 from flowkit.cli.session import Session
 from flowkit.model.definition import define
+from flowkit.registry import TABLES
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -65,10 +66,20 @@ def _options(command: click.Command) -> set[str]:
     }
 
 
+SCHEDULERS = frozenset(TABLES["deployers"])
+"""Their commands are documented once for all of them."""
+JOBS = {("kubernetes", "list"), ("kubernetes", "kill")}
+"""Commands of groups of that name that have nothing to do with deployments."""
+
+
 def _program() -> dict[str, set[str]]:
     session = Session(define(Plain), Console())
     found = _commands(main._group(session), session)
     found["logs"] = found.pop("logs show")
+    for name in list(found):
+        target, _, verb = name.partition(" ")
+        if target in SCHEDULERS and (target, verb) not in JOBS:
+            found.setdefault(f"TARGET {verb.removesuffix('-deployments')}", set()).update(found.pop(name))
     console = Console()
     return {**found, **_commands(console_script._group(console), console, "flowkit ")}
 
@@ -95,7 +106,10 @@ def test_a_command_has_its_options_and_an_example(name):
     program = name if name.startswith("flowkit") else f"python flow.py {name}"
     example = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert example
-    assert program in example[1]
+    if name.startswith("TARGET "):
+        assert re.search(rf"^python flow\.py .*\b({'|'.join(SCHEDULERS)}) {name.partition(' ')[2]}\b", section, re.M)
+    else:
+        assert program in example[1]
 
 
 def test_the_options_before_the_command():
