@@ -2,17 +2,21 @@
 
 The scheduler has the same record with the object that it runs, and is the authority. This copy is found without a call
 to it, names what a sweep of the datastore must keep, and tells a program that has no flow file all it needs.
+
+A deployment that is replaced or removed may have begun a run a moment ago that has not come to its first task: what it
+named counts as written now, so that a sweep spares it for a day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flowkit.datastore.layout import deployment_file, deployments_folder
+from flowkit.datastore.layout import blob_file, deployment_file, deployments_folder
 from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.deployer.target import DeploymentRecord
-from flowkit.exceptions import Conflict
+from flowkit.exceptions import Conflict, DataError, FlowkitError
+from flowkit.runtime.template import read_template
 
 _TRIES = 20
 
@@ -45,6 +49,8 @@ def write_record(storage: Storage, record: DeploymentRecord) -> None:
         if known is not None and known.created > record.created:
             return
         if storage.replace_version(path, seal(body), there.version):
+            if known is not None:
+                _spare(storage, known)
             return
     raise Conflict(f"the record of {record.target}/{record.name} is being written by others", "try again in a minute")
 
@@ -59,7 +65,10 @@ def read_record(storage: Storage, target: str, name: str) -> DeploymentRecord | 
 
 def delete_record(storage: Storage, target: str, name: str) -> None:
     """Forget a deployment; nothing where there is none."""
+    known = read_record(storage, target, name)
     storage.delete(deployment_file(target, name))
+    if known is not None:
+        _spare(storage, known)
 
 
 def read_records(storage: Storage, target: str | None = None) -> Iterator[DeploymentRecord]:
@@ -72,3 +81,17 @@ def read_records(storage: Storage, target: str | None = None) -> Iterator[Deploy
                 record = read_record(storage, each, name)
                 if record is not None:
                     yield record
+
+
+def _spare(storage: Storage, record: DeploymentRecord) -> None:
+    """Refresh the time of what a deployment named that is no more."""
+    keys = [record.template, record.package.get("key")]
+    try:
+        keys += (artifact.key for artifact in read_template(storage, record.template).parameters.artifacts.values())
+    except (FlowkitError, ValueError):  # whatever it names, no run can begin from it
+        pass
+    for key in keys:
+        try:
+            storage.touch(blob_file(str(key)))
+        except DataError:  # no key, or an object that cannot be written any more
+            continue
