@@ -83,6 +83,7 @@ OWNERS: dict[str, set[str]] = {
     "uvicorn": {"flowkit.metadata_service"},
     "requests": {"flowkit.metadata.service_calls"},
     "tenacity": {"flowkit.plugins", "flowkit.metadata.service_calls"},
+    "cronsim": {"flowkit.deployer.local.cron"},
     "docker": {"flowkit.plugins.docker"},
     "kubernetes": {"flowkit.plugins.kubernetes"},
     "urllib3": {"flowkit.plugins"},

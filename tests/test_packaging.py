@@ -169,6 +169,7 @@ def test_the_wheel_describes_itself(built: dict[str, Path]) -> None:
         "dev",
         "docker",
         "kubernetes",
+        "scheduler",
         "service",
         "service-client",
         "tutorials",

@@ -19,6 +19,8 @@ COMMANDS: Table = {
     "gc": ("flowkit.cli.gc", "Remove old runs, and what nothing names any more."),
     "du": ("flowkit.cli.du", "Show what takes the room in the datastore."),
     "fsck": ("flowkit.cli.fsck", "Check the datastore and its index, and repair what can be repaired."),
+    "scheduler": ("flowkit.cli.scheduler", "Start deployed flows when they are due: the scheduler in the box."),
+    "event": ("flowkit.cli.event", "Emit an event that starts deployed flows, and list them."),
     "service": ("flowkit.cli.service", "Record the runs of a team in one place: start the metadata service."),
     "help": ("flowkit.cli.console_script", "List all commands."),
     "version": ("flowkit.cli.console_script", "Print the version."),

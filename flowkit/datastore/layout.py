@@ -17,6 +17,10 @@ UPKEEP = "gc"
 """The folder of `flowkit gc` and `flowkit fsck`: who is at work, what is to go, what was put aside."""
 DEPLOYMENTS = "deployments"
 """The folder of what is deployed to schedulers: their runs begin from the code and templates that are named there."""
+SCHEDULER = "scheduler"
+"""The folder in which the scheduler in the box keeps what it has decided."""
+EVENTS = "events"
+"""The folder of the events that start deployed flows, where no metadata service keeps them."""
 LAST_RUN = ".last"
 """Name of the hint object below a flow: the highest number claimed, give or take."""
 KEY_LENGTH = 64
@@ -170,6 +174,16 @@ def aside_file(path: str) -> str:
     return f"{UPKEEP}/aside/{path}"
 
 
+def event_file(number: int) -> str:
+    """Return the object of an event that was emitted; they are numbered from 1."""
+    return f"{EVENTS}/{int(number):015d}.json"
+
+
+def last_event_file() -> str:
+    """Return the hint that saves listing the events."""
+    return f"{EVENTS}/{LAST_RUN}"
+
+
 def deployments_folder() -> str:
     """Return the folder of the records of what is deployed, by target."""
     return DEPLOYMENTS
@@ -187,3 +201,19 @@ def deployment_file(target: str, name: str) -> str:
     if len(name) > _LONGEST_NAME:
         raise InvalidPathspec(f"the name of a deployment has at most {_LONGEST_NAME} characters, not {len(name)}")
     return f"{DEPLOYMENTS}/{_part(target)}/{_part(name)}.json"
+
+
+def schedule_file(name: str) -> str:
+    """Return the object in which the scheduler in the box keeps what it has decided for a deployment.
+
+    Raises
+    ------
+    InvalidPathspec
+        As for `deployment_file`.
+    """
+    return f"{SCHEDULER}/{deployment_file('local', name).rpartition('/')[2]}"
+
+
+def scheduler_lease() -> str:
+    """Return the object that says which scheduler is at work; no deployment has a name that begins with a dot."""
+    return f"{SCHEDULER}/.lease.json"

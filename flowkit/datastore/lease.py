@@ -61,7 +61,7 @@ class Lease:
         self.flow, self.run = flow, run
         self.epoch = epoch
         self.expires_after = expires_after
-        self._path = lease_file(flow, run)
+        self._path = self.place()
         self._owner = dict(owner)
         self._nonce = os.urandom(16).hex()
         self._since = time.time()
@@ -70,6 +70,15 @@ class Lease:
         self._lost: LeaseLost | None = None
         self._released = False
         self._lock = threading.Lock()
+
+    def place(self) -> str:
+        """Return where the lease is: another kind of work than a run's has another place."""
+        return lease_file(self.flow, self.run)
+
+    @property
+    def what(self) -> str:
+        """What is owned, in messages."""
+        return f"run {self.run}"
 
     @classmethod
     def acquire(
@@ -123,13 +132,15 @@ class Lease:
                     lease._version = found.version
                     return lease
                 if not take_over:
-                    raise Conflict(f"run {run} belongs to {found}", "it is alive, or was a moment ago")
+                    raise Conflict(f"{lease.what} belongs to {found}", "it is alive, or was a moment ago")
                 found = lease._wait_until_gone(found, gone, told)
             lease.epoch = found.epoch + 1
             if lease._replace(found.version):
                 return lease
         holder = _read(storage, lease._path)
-        raise Conflict(f"run {run} was taken at this moment by {holder or 'somebody else'}", "look again in a minute")
+        raise Conflict(
+            f"{lease.what} was taken at this moment by {holder or 'somebody else'}", "look again in a minute"
+        )
 
     @property
     def lost(self) -> LeaseLost | None:
@@ -196,7 +207,7 @@ class Lease:
             if found is None or found.nonce != self._nonce:
                 whom = "its lease was removed" if found is None else f"it was taken over by {found}"
                 self._lost = LeaseLost(
-                    f"run {self.run} is not ours any more: {whom}",
+                    f"{self.what} is not ours any more: {whom}",
                     "this process stops here and leaves the jobs of the run alone",
                 )
                 raise self._lost
@@ -265,9 +276,10 @@ class Lease:
             return found
         hint = "it is alive: wait until it has ended the run, or stop it"
         if dead is False and 0 <= time.time() - found.renewed < found.expires_after:  # the same clock wrote that
-            raise Conflict(f"run {self.run} belongs to {found}", hint)
+            raise Conflict(f"{self.what} belongs to {found}", hint)
         if told is not None:
-            told(f"Run {self.run} belonged to {found}: looking for up to {found.expires_after:.0f} s if it still does.")
+            what = self.what[:1].upper() + self.what[1:]
+            told(f"{what} belonged to {found}: looking for up to {found.expires_after:.0f} s if it still does.")
         # By a clock that stands still while this machine sleeps: an owner on the same machine slept, too.
         since = time.monotonic()
         while True:
@@ -281,7 +293,7 @@ class Lease:
             if now is None or now.free:
                 return now or found
             if now.version != found.version:
-                raise Conflict(f"run {self.run} belongs to {now}", hint)
+                raise Conflict(f"{self.what} belongs to {now}", hint)
             if looked - since >= found.expires_after:
                 return found
 
@@ -353,7 +365,12 @@ def read_holder(storage: Storage, flow: str, run: str) -> Holder | None:
     StoreError
         If the storage does not work.
     """
-    found = _read(storage, lease_file(flow, run))
+    return holder_at(storage, lease_file(flow, run))
+
+
+def holder_at(storage: Storage, path: str) -> Holder | None:
+    """Return who has the lease at a path (see `Lease.place`), or had it last and never let go of it."""
+    found = _read(storage, path)
     return None if found is None or found.free else Holder(found.owner, found.renewed + found.expires_after)
 
 

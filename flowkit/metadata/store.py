@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.metadata.liveness import HEARTBEAT_INTERVAL
 from flowkit.metadata.records import FlowRecord, Record, RunRecord, StepRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from flowkit.model.event import EmittedEvent
 
 
 class RunFilter(NamedTuple):
@@ -61,6 +64,9 @@ class MetadataStore(ABC):
 
     shared: bool = False
     """Runs of other datastores are in it, too: what is not in one datastore is no reason to forget it."""
+
+    keeps_events: bool = False
+    """Events that start deployed flows are kept here (`emit`); else in a datastore (`flowkit.datastore.event_log`)."""
 
     heartbeat_interval: float = HEARTBEAT_INTERVAL
     """Seconds between two heartbeats of a run's owner."""
@@ -156,6 +162,45 @@ class MetadataStore(ABC):
 
     def settle(self) -> None:  # noqa: B027 (a store that is never fresh has nothing to do)
         """Note that the index holds everything that the datastore holds: it is not `fresh` any more."""
+
+    # -- events, where `keeps_events` ----------------------------------------------------------------------------------
+
+    @property
+    def place_of_events(self) -> str:
+        """What tells one place of events from another: their numbers mean nothing elsewhere."""
+        return self.name
+
+    def emit(
+        self, name: str, data: Mapping[str, Any] | None = None, *, id: str | None = None, user: str = ""
+    ) -> EmittedEvent:
+        """Add an event and return it; one whose id was given and is known already is returned as it was.
+
+        Parameters
+        ----------
+        name : str
+        data : mapping, optional
+            Its fields: plain JSON.
+        id : str, optional
+            Which one; default: one that nobody else has.
+        user : str
+            Who emits it.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be one (`flowkit.model.event.check_event`).
+        StoreError
+            If it could not be written.
+        """
+        raise NotImplementedError
+
+    def emitted(self, after: int, limit: int = 1_000) -> list[EmittedEvent]:
+        """Return events after a number, the oldest first: none that another could still come before."""
+        raise NotImplementedError
+
+    def last_emitted(self) -> int:
+        """Return the number of the newest event that `emitted` would return; 0 where there is none."""
+        raise NotImplementedError
 
     @abstractmethod
     def about(self) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""The scheduler in the box: when deployed flows are due, and the processes that run them."""
+"""The scheduler in the box: it starts deployed flows when they are due, as runs of a client on this machine."""

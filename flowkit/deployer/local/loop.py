@@ -1,0 +1,390 @@
+"""The scheduler's loop: looks at what is deployed and what has happened, decides, writes that down, starts runs.
+
+Of several schedulers of one datastore one is active: it has the lease. The others wait, and one of them takes over when
+it is gone. The lease saves work; that nothing is lost or doubled does not depend on it: what is remembered is written
+by version, and a run's id is claimed once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flowkit.client.cancel import request_cancel
+from flowkit.datastore.layout import scheduler_lease
+from flowkit.datastore.lease import Lease, LeaseLost
+from flowkit.datastore.storage import Storage
+from flowkit.deployer.local import starts
+from flowkit.deployer.local.cron import CronTimes
+from flowkit.deployer.local.firings import (
+    Decision,
+    Firing,
+    Happened,
+    Memory,
+    Plan,
+    begin,
+    decide,
+    look,
+    plan_of,
+    put_back,
+    take,
+)
+from flowkit.deployer.local.memories import read_memory, write_memory
+from flowkit.deployer.local.sources import Source, Sources, happened
+from flowkit.deployer.local.work import REFUSED, TAKEN, Work, code_name
+from flowkit.deployer.records import read_records
+from flowkit.deployer.target import DeploymentRecord
+from flowkit.exceptions import Conflict, FlowkitError
+from flowkit.metadata.liveness import owner_is_gone, this_process
+from flowkit.settings import user_name
+
+POLL = 1.0
+"""Seconds between two looks at a folder."""
+POLL_REMOTE = 10.0
+"""Seconds between two looks at a datastore behind a network: each look costs calls."""
+EXPIRES_AFTER = 15.0
+"""Seconds without a sign of life after which another scheduler takes over; at once where its process is known to have
+ended."""
+TIDY_EVERY = 3_600.0
+
+Told = Callable[[str], object]
+
+
+class SchedulerLease(Lease):
+    """The lease of a datastore's scheduler."""
+
+    def place(self) -> str:
+        """Return where it is."""
+        return scheduler_lease()
+
+    @property
+    def what(self) -> str:
+        """What is owned, in messages."""
+        return "the scheduler's work"
+
+    @classmethod
+    def take(cls, storage: Storage, *, wait: bool) -> SchedulerLease:
+        """Become the active scheduler.
+
+        Raises
+        ------
+        Conflict
+            If another one is.
+        """
+        facts = {**this_process()._asdict(), "user": user_name()}
+        lease = cls.acquire(storage, "", "", facts, take_over=wait, gone=owner_is_gone, expires_after=EXPIRES_AFTER)
+        assert isinstance(lease, cls)
+        return lease
+
+
+class Scheduler:
+    """One scheduler of one datastore.
+
+    Parameters
+    ----------
+    storage : Storage
+        The datastore.
+    told : callable
+        Is given a line for each firing, each end, and what goes wrong.
+    poll : float, optional
+        Seconds between two looks.
+    clock : callable
+        Returns the time.
+    """
+
+    def __init__(
+        self, storage: Storage, told: Told, *, poll: float | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._storage = storage
+        self._told = told
+        self.poll = poll or (POLL_REMOTE if storage.remote else POLL)
+        self._clock = clock
+        self._sources = Sources(storage, lambda line: self._say(line))
+        self._work = Work(storage)
+        self._lease: SchedulerLease | None = None
+        self._troubles: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        self._next: dict[str, tuple[Any, float | None]] = {}
+        self._tidied = 0.0
+        self._idle = False
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(
+        self, stop: threading.Event, ready: Callable[[bool], object] | None = None, *, until_idle: bool = False
+    ) -> None:
+        """Look again and again until told to stop; runs that go on are left to themselves.
+
+        Parameters
+        ----------
+        stop : threading.Event
+        ready : callable, optional
+            Is told once whether this one is active: False while another one is.
+        until_idle : bool, default False
+            Stop by itself when nothing is due and no run goes on.
+        """
+        waited, idle = False, 0
+        try:
+            while not stop.is_set():
+                if self._lease is None and not self._become_active(stop):
+                    if not waited and ready is not None:
+                        ready(False)
+                    waited = True
+                    stop.wait(min(self.poll, EXPIRES_AFTER / 5))
+                    continue
+                if ready is not None:
+                    ready(True)
+                    ready = None
+                self._guarded_tick()
+                # What the last run's end starts may have been looked at before that end was.
+                idle = idle + 1 if self._idle else 0
+                if until_idle and idle >= 2:
+                    return
+                stop.wait(self.poll)
+        finally:
+            self.close()
+
+    def once(self) -> None:
+        """Look once: what is due is started.
+
+        Raises
+        ------
+        Conflict
+            If another scheduler is at work.
+        """
+        try:
+            self._lease = SchedulerLease.take(self._storage, wait=True)
+            self.tick()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything; runs that go on are left to themselves."""
+        self._work.let_go()
+        self._sources.close()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                lease.release()
+            except FlowkitError as error:
+                self._say(f"The next scheduler has to wait: {error.headline}")
+
+    def _become_active(self, stop: threading.Event) -> bool:
+        try:
+            self._lease = SchedulerLease.take(self._storage, wait=not stop.is_set())
+        except Conflict:
+            return False
+        except FlowkitError as error:
+            self._trouble("lease", error)
+            return False
+        self._well("lease")
+        return True
+
+    def _guarded_tick(self) -> None:
+        try:
+            self.tick()
+            self._well("")
+        except LeaseLost as error:
+            self._say(f"{error.headline}: another scheduler is at work, this one waits.")
+            self._lease = None
+        except FlowkitError as error:
+            self._trouble("", error)
+
+    # -- one look --------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Look at everything once.
+
+        Raises
+        ------
+        LeaseLost
+            If another scheduler has taken over.
+        FlowkitError
+            If the datastore does not answer.
+        """
+        if self._lease is not None:
+            self._lease.renew()
+        self._reap()
+        self._idle = True
+        records = list(read_records(self._storage, "local"))
+        for record in records:
+            try:
+                self._look_after(record)
+                self._well(record.name)
+            except LeaseLost:
+                raise
+            except FlowkitError as error:
+                self._idle = False
+                self._trouble(record.name, error)
+        if self._clock() - self._tidied > TIDY_EVERY:
+            self._tidied = self._clock()
+            self._work.tidy_code({code_name(record) for record in records})
+
+    def _look_after(self, record: DeploymentRecord) -> None:
+        """Do what is to be done for one deployment."""
+        if self._lease is not None:
+            self._lease.check()
+        source = self._sources.of(record.metadata)
+        plan, now = plan_of(record), self._clock()
+        before, version = read_memory(self._storage, record.name)
+        memory = begin(plan, before, source.name, source.newest, now)
+        memory, notes = self._look_at_runs(plan, source, memory, now)
+        for rule in (self._given_up, self._scheduled):
+            decision = rule(plan, memory, now)
+            memory, notes = decision.memory, [*notes, *decision.notes]
+        memory, more = self._take_events(plan, source, memory, now)
+        notes += more
+        memory, chosen = starts.ready(memory, now, self._work.alive)
+        if memory != before and not write_memory(self._storage, record.name, memory, version):
+            self._idle = False
+            return  # somebody else has written meanwhile: looked at again next time
+        self._idle = self._idle and not (memory.active or memory.decided or notes)
+        for note in notes:
+            self._say(note)
+        for firing in chosen:
+            self._start(record, firing)
+        for run in (before.active if before is not None else {}).keys() - memory.active.keys():
+            self._asked.discard(run)
+            self._work.tidy(record.name, run)
+        self._stop_others(plan, source, memory, now)
+
+    def _given_up(self, plan: Plan, memory: Memory, now: float) -> Decision:
+        return starts.given_up(memory, self._refused, now, self._work.alive, self._said)
+
+    def _scheduled(self, plan: Plan, memory: Memory, now: float) -> Decision:
+        """Look at the schedule, but only when something is due by it."""
+        if plan.schedule is None:
+            return Decision(memory)
+        known = (plan.schedule, plan.timezone, memory.looked)
+        if self._next.get(plan.name, (None, 0.0))[0] != known:
+            due = CronTimes(plan.schedule, plan.timezone).next(memory.looked)
+            self._next[plan.name] = (known, due)
+        due = self._next[plan.name][1]
+        return decide(plan, memory, now) if due is not None and due <= now else Decision(memory)
+
+    def _look_at_runs(self, plan: Plan, source: Source, memory: Memory, now: float) -> tuple[Memory, list[str]]:
+        """Find out which runs have begun, and which are over."""
+        begun = {each.run for each in memory.decided if each.tries and source.has_begun(plan.flow, each.run)}
+        for run in begun:
+            self._refused.pop(run, None)
+            self._said.pop(run, None)
+        memory = starts.began(memory, begun, now)
+        notes = []
+        over = set()
+        for run, started in memory.active.items():
+            end = source.ended(plan.flow, run, started)
+            if end is not None:
+                state, reason = end
+                notes.append(f"{plan.flow}/{run} {_ended(state)}" + (f": {reason}" if reason else ""))
+                over.add(run)
+        return starts.over(memory, over), notes
+
+    def _take_events(self, plan: Plan, source: Source, memory: Memory, now: float) -> tuple[Memory, list[str]]:
+        """Look at what has happened: first the events, then the ends of runs."""
+        if not plan.events:
+            return memory, []
+        emitted = source.after(memory.read or 0) if any(each.flow is None for each in plan.events) else []
+        ends: list[Happened] = []
+        flows = dict(memory.flows)
+        for event in plan.events:
+            if event.flow is not None:
+                flows[event.name], found = look(
+                    plan, event, flows[event.name], source.runs_since(event, flows[event.name]), now
+                )
+                ends += found
+        memory = replace(memory, flows=flows)
+        together = [*happened(emitted), *ends]
+        decision, count = take(plan, memory, together, now)
+        memory = decision.memory
+        if emitted and count:
+            memory = replace(memory, read=emitted[min(count, len(emitted)) - 1].number)
+        for left in together[max(count, len(emitted)) :]:
+            run = left.id.partition("/")[2]
+            memory = replace(memory, flows={**memory.flows, left.name: put_back(memory.flows[left.name], [run])})
+        return memory, list(decision.notes)
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def _start(self, record: DeploymentRecord, firing: Firing) -> None:
+        try:
+            self._work.start(record, firing)
+        except FlowkitError as error:
+            self._refused[firing.run] = error.headline
+            self._say(f"{record.flow}/{firing.run} cannot be started: {error.headline}")
+            return
+        again = f", for the {firing.tries}. time" if firing.tries > 1 else ""
+        self._say(f"{record.flow}/{firing.run} started ({_why(firing)}){again}")
+
+    def _reap(self) -> None:
+        """Take note of processes that have ended; what became of their runs is in the datastore."""
+        for run, (name, code) in self._work.ended().items():
+            if code == 0 or code == TAKEN:
+                continue
+            words = self._work.last_words(name, run) or f"exit code {code}"
+            if code in REFUSED:
+                self._refused[run] = words
+            self._said[run] = words
+
+    def _stop_others(self, plan: Plan, source: Source, memory: Memory, now: float) -> None:
+        """Ask runs to stop that are to be replaced, or have taken too long."""
+        replaced = {run for each in memory.decided for run in each.after if run in memory.active}
+        late = {
+            run for run, started in memory.active.items() if plan.timeout is not None and now - started > plan.timeout
+        }
+        for run in sorted((replaced | late) - self._asked):
+            known = source.record(plan.flow, run)
+            if known is None:
+                continue
+            self._asked.add(run)
+            try:
+                request_cancel(self._storage, known)
+            except Conflict:
+                continue  # it is over by now
+            why = "another one replaces it" if run in replaced else f"it has taken more than {plan.timeout:g} s"
+            self._say(f"{plan.flow}/{run} is being stopped: {why}")
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    def _say(self, line: str) -> None:
+        self._told(line)
+
+    def _trouble(self, what: str, error: FlowkitError) -> None:
+        """Say what does not work, once until it does again or something else does not."""
+        text = error.headline + (f" ({error.hint})" if error.hint else "")
+        if self._troubles.get(what) != text:
+            self._troubles[what] = text
+            self._say(f"{what}: {text}" if what and what != "lease" else text)
+
+    def _well(self, what: str) -> None:
+        if self._troubles.pop(what, None) is not None:
+            self._say(f"{what or 'the datastore'}: works again")
+
+
+def active_scheduler(storage: Storage) -> Mapping[str, Any] | None:
+    """Return the facts of the scheduler that is at work; None where none is, as far as anybody can tell."""
+    from flowkit.datastore.lease import holder_at
+
+    holder = holder_at(storage, scheduler_lease())
+    if holder is None:
+        return None
+    gone = owner_is_gone(holder.owner)
+    if gone is None:
+        gone = time.time() > holder.until
+    return None if gone else holder.owner
+
+
+def _ended(state: str) -> str:
+    return {"cancelled": "was cancelled", "lost": "is lost", "deleted": "was deleted"}.get(state, state)
+
+
+def _why(firing: Firing) -> str:
+    if firing.why == "schedule":
+        return f"due {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(firing.when))}"
+    if firing.events:
+        return ", ".join(f"{kind} {name}" if kind == "event" else run for name, run, _, kind in firing.events)
+    return "by hand"

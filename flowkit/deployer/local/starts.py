@@ -1,0 +1,93 @@
+"""From a decision to a process: which of the firings that were decided are to be started now. Pure rules.
+
+Before a run is started, that it may have been is written down (`Firing.tries`). Whether it was is told by its record in
+the datastore only: a scheduler that finds a firing without one starts it again, a little later, and of two processes
+with the same run id one begins the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from flowkit.deployer.local.firings import PAUSES, RECENT, TRIES, Decision, Firing, Memory
+
+PATIENCE = 300.0
+"""Seconds for which a run that replaces another waits for that one's end."""
+
+
+def ready(memory: Memory, now: float, ours: Collection[str] = ()) -> tuple[Memory, list[Firing]]:
+    """Return the firings that are to be started at a moment, once what is returned with them is written down.
+
+    Parameters
+    ----------
+    memory : Memory
+    now : float
+    ours : collection of str
+        Runs whose process is alive: they are not started again, however long they take to begin.
+    """
+    chosen: list[Firing] = []
+    kept: list[Firing] = []
+    begun = {*memory.active, *(each.run for each in memory.decided if each.tries)}
+    for firing in memory.decided:
+        waits = now - firing.decided < PATIENCE and not begun.isdisjoint(firing.after)
+        if firing.run in ours or now < firing.not_before or waits or firing.tries >= TRIES:
+            kept.append(firing)
+            continue
+        pause = PAUSES[min(firing.tries, len(PAUSES) - 1)]
+        firing = firing._replace(tries=firing.tries + 1, not_before=now + pause)
+        chosen.append(firing)
+        kept.append(firing)
+    return (replace(memory, decided=tuple(kept)) if chosen else memory), chosen
+
+
+def began(memory: Memory, runs: Collection[str], now: float) -> Memory:
+    """Return what is remembered once some runs are known to have begun."""
+    if not runs:
+        return memory
+    active = {**memory.active, **{each.run: now for each in memory.decided if each.run in runs}}
+    return replace(memory, decided=tuple(each for each in memory.decided if each.run not in runs), active=active)
+
+
+def over(memory: Memory, runs: Collection[str]) -> Memory:
+    """Return what is remembered once some runs are over."""
+    if not runs:
+        return memory
+    return replace(memory, active={run: when for run, when in memory.active.items() if run not in runs})
+
+
+def given_up(
+    memory: Memory,
+    refused: Mapping[str, str],
+    now: float,
+    ours: Collection[str] = (),
+    said: Mapping[str, str] | None = None,
+) -> Decision:
+    """Return what is remembered without the firings that cannot begin.
+
+    Parameters
+    ----------
+    memory : Memory
+    refused : mapping
+        Runs that are refused every time, and why.
+    now : float
+    ours : collection of str
+        Runs whose process is alive.
+    said : mapping, optional
+        What the processes of runs said before they ended: for those that were tried often enough.
+    """
+    hopeless: dict[str, str] = {}
+    for firing in memory.decided:
+        if firing.run in ours:
+            continue
+        if firing.run in refused:
+            hopeless[firing.run] = refused[firing.run]
+        elif firing.tries >= TRIES and now >= firing.not_before:
+            words = (said or {}).get(firing.run)
+            hopeless[firing.run] = f"it did not begin, started {firing.tries} times" + (f": {words}" if words else "")
+    if not hopeless:
+        return Decision(memory)
+    kept = tuple(each for each in memory.decided if each.run not in hopeless)
+    ended = (*memory.ended, *((run, why, now) for run, why in hopeless.items()))[-RECENT:]
+    notes = tuple(f"{run} was not run: {why}" for run, why in hopeless.items())
+    return Decision(replace(memory, decided=kept, ended=ended), notes)
