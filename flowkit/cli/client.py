@@ -103,8 +103,12 @@ class _Client:
 
     def _carry_out(self, command: list[str], folder: str) -> int:
         """Run a command to its end, and return its exit code; 128 and the signal for one that was killed."""
-        # The user's folder is nobody's here, and may be one that cannot be written.
-        own = {"FLOWKIT_HOME": environment().get("FLOWKIT_HOME") or os.path.join(folder, "home")}
+        own = {
+            # The user's folder is nobody's here, and may be one that cannot be written.
+            "FLOWKIT_HOME": environment().get("FLOWKIT_HOME") or os.path.join(folder, "home"),
+            # Who follows the container's log wants to see how far it is.
+            "PYTHONUNBUFFERED": "1",
+        }
         self._process = subprocess.Popen(command, env={**environment(), **own})
         if self._told is not None:  # while it was being started
             self._process.send_signal(self._told)

@@ -15,6 +15,7 @@ from flowkit.decorators.contract import Attempts, ExecutorRequest
 from flowkit.deployer.target import Concurrency, Deployment, DeploymentRecord, StepPlan, Target
 from flowkit.deployer.values import DeployValues, deploy_values
 from flowkit.exceptions import Problem
+from flowkit.model.deployed import NOTIFY
 from flowkit.settings import settings
 from flowkit.version import __version__
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from flowkit.model.definition import FlowDefinition, StepDefinition
     from flowkit.runtime.bootstrap import StoredPackage
 
-NOTIFY = "FLOWKIT_NOTIFY"
-"""For the end command: after which ends people are told, ``error``, ``success`` or both with a comma. Where to is in no
-document: the container finds ``FLOWKIT_NOTIFY_URL`` among its cluster's or account's secrets."""
 _MEGABYTE = 1024 * 1024
 
 

@@ -4,59 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
-
-ACCOUNT = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="session")
-def endpoint() -> Iterator[str]:
-    """An S3."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="id", aws_secret_access_key="key", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="runs")
-    client.close()
-    yield url
-    server.stop()
-
-
-@pytest.fixture
-def cluster(workspace: Any, kubernetes_api: Any, endpoint: str) -> Any:
-    """A workspace whose user has a cluster and a bucket; the nodes of the cluster may read the bucket."""
-    workspace.env = {name: value for name, value in workspace.env.items() if not name.startswith("AWS_")}
-    workspace.env.update(
-        ACCOUNT,
-        FLOWKIT_S3_ENDPOINT_URL=endpoint,
-        FLOWKIT_DATASTORE=f"s3://runs/{uuid.uuid4().hex}",
-        FLOWKIT_SKIP_INSTALL="true",
-        KUBECONFIG=str(kubernetes_api.kubeconfig(workspace.home / "kubeconfig")),
-    )
-    kubernetes_api.set(node_environment=ACCOUNT)
-    return workspace
-
-
-def until(done: Callable[[], Any]) -> Any:
-    """Wait for something to be true, and return it."""
-    deadline = time.monotonic() + 60
-    while not (found := done()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
 
 FAN = """
     import os
@@ -176,12 +126,12 @@ def test_an_image_that_does_not_exist(cluster, kubernetes_api) -> None:
     assert kubernetes_api.requests["POST jobs"] == 1, "no retry mends that"
 
 
-def test_a_task_that_is_evicted_is_started_again_in_the_same_attempt(cluster, kubernetes_api) -> None:
+def test_a_task_that_is_evicted_is_started_again_in_the_same_attempt(cluster, kubernetes_api, until) -> None:
     wait = 'time.sleep(0 if os.environ.get("AGAIN") else 60)'
     cluster.write("flow.py", ONE.format(attributes="", body=wait))
     process = cluster.start("run")
     pod = until(lambda: [pod for pod in kubernetes_api.pods() if b"begun" in kubernetes_api.words(pod)])[0]
-    kubernetes_api.set(node_environment={**ACCOUNT, "AGAIN": "1"})
+    kubernetes_api.set(node_environment={**kubernetes_api.controller.knobs.node_environment, "AGAIN": "1"})
     kubernetes_api.evict("default", pod["metadata"]["name"])
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
@@ -230,7 +180,7 @@ def test_a_gang_is_one_job_of_three_nodes(cluster, kubernetes_api) -> None:
     assert len(kubernetes_api.store.items("jobs")) == 1
 
 
-def test_a_killed_job_is_told_as_deleted_by_somebody(cluster, kubernetes_api) -> None:
+def test_a_killed_job_is_told_as_deleted_by_somebody(cluster, kubernetes_api, until) -> None:
     cluster.env["FLOWKIT_INFRASTRUCTURE_RETRIES"] = "0"
     cluster.write("flow.py", ONE.format(attributes="", body="time.sleep(60)"))
     process = cluster.start("run")
@@ -303,7 +253,9 @@ SLOW = """
 """
 
 
-def test_a_run_whose_client_was_killed_is_taken_over_and_nothing_is_submitted_twice(cluster, kubernetes_api) -> None:
+def test_a_run_whose_client_was_killed_is_taken_over_and_nothing_is_submitted_twice(
+    cluster, kubernetes_api, until
+) -> None:
     cluster.env["FLOWKIT_LEASE_SECONDS"] = "3"
     cluster.write("flow.py", SLOW)
     process = cluster.start("run")
