@@ -1,7 +1,7 @@
 """How well are digits read that arrived today?  Runs every night, and whenever new digits arrive.
 
-The 1,797 digits of scikit-learn arrive here in 30 portions, one a day. Each night two classifiers learn from all that came
-before, and are judged by the new ones.
+The 1,797 digits of scikit-learn arrive here in 30 portions, one a day. Each night two classifiers learn from all that
+came before, and are judged by the new ones.
 """
 
 from sklearn.datasets import load_digits
