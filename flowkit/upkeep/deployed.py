@@ -13,7 +13,7 @@ from flowkit.datastore.layout import blob_file, deployment_file, deployments_fol
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.sealed import Damaged, unseal
 from flowkit.datastore.storage import Entry, Missing, Storage
-from flowkit.exceptions import DataError, InvalidPathspec
+from flowkit.exceptions import InvalidPathspec
 from flowkit.upkeep.scan import is_key, named_keys
 
 _LARGEST = 64 << 20
@@ -127,11 +127,11 @@ def _deployed(storage: Storage, target: str, name: str, entry: Entry, content: b
 
 
 def _template(storage: Storage, key: str) -> bytes:
-    """Return the content of a blob, if it may be a template."""
+    """Return the content of a blob, if it is there and may be a template; raises StoreError where nobody can tell."""
     try:
         info = storage.info(blob_file(key))
         return storage.read(blob_file(key)) if info is not None and info.size <= _LARGEST else b""
-    except (Missing, DataError):
+    except Missing:
         return b""
 
 

@@ -18,7 +18,7 @@ from flowkit.datastore.manifests import write_manifest
 from flowkit.datastore.runs import claim_named_run, read_run, write_end
 from flowkit.deployer.records import delete_record, read_record, write_record
 from flowkit.deployer.target import DeploymentRecord
-from flowkit.exceptions import Conflict, InvalidPathspec
+from flowkit.exceptions import Conflict, InvalidPathspec, StoreError
 from flowkit.metadata.memory import MemoryMetadata
 from flowkit.metadata.records import RunRecord, deployment_tags
 from flowkit.model.manifest import Manifest
@@ -200,6 +200,22 @@ def test_a_schedulers_runs_go_as_others_do(world: World) -> None:
     assert [each.facts.run for each in done.runs] == ["argo-2", "argo-1"]
     assert read_run(world.storage, FLOW, "argo-1") is None
     assert not claim_named_run(world.storage, FLOW, "argo-1", {})  # nor will there ever be another one
+
+
+def test_a_template_that_cannot_be_read_stops_a_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    night = world.deploy("night")
+    world.age(2 * DAY)
+    read = LocalStorage.read
+
+    def refuse(self: LocalStorage, path: str) -> bytes:
+        if path == layout.blob_file(night["template"]):
+            raise StoreError("the network is away")
+        return read(self, path)
+
+    monkeypatch.setattr(LocalStorage, "read", refuse)
+    with pytest.raises(StoreError, match="the network is away"):
+        clean(world.storage, world.store, Rules())
+    assert world.has(night) == {"package", "template", "value"}
 
 
 @pytest.mark.parametrize("name", ["", ".x", "a/b", "../x", "x" * 251, "ä"])
