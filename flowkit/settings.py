@@ -83,6 +83,11 @@ class Settings:
         From where flows on Argo Workflows hear of events: the EventBus, the EventSource, and the event's name in it.
     argo_events_service_account : str, optional
         With which sensors start workflows.
+    airflow_dags : str, optional
+        Where DAG files go: Airflow's DAG folder, or ``s3://bucket/prefix``.
+    airflow_url : str, optional
+        Where Airflow's web server is. Who asks is in the environment: ``FLOWKIT_AIRFLOW_USERNAME`` and
+        ``FLOWKIT_AIRFLOW_PASSWORD``, or ``FLOWKIT_AIRFLOW_TOKEN``.
     infrastructure_retries : int, default 3
         How often a task is started again after a failure that is not its own (reclaimed machine, no capacity).
     lease_seconds : int, default 60
@@ -128,6 +133,8 @@ class Settings:
     argo_events_source: str = "flowkit-webhook"
     argo_events_event: str = "flowkit-event"
     argo_events_service_account: str | None = None
+    airflow_dags: str | None = None
+    airflow_url: str | None = None
     infrastructure_retries: int = 3
     lease_seconds: int = 60
     profile: str | None = None
