@@ -32,6 +32,7 @@ _CORE = re.compile(
 _GROUP = re.compile(
     r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?"
 )
+ARGO = ("workflows", "cronworkflows", "sensors", "workflowtemplates")
 _DOOR = {
     "fire",
     "kill",
@@ -67,6 +68,8 @@ class KubernetesApi:
         The same, by service account (``system:serviceaccount:NAMESPACE:NAME``), for those that are asked about.
     jobsets : bool
         Whether it knows JobSets.
+    unknown : set of str
+        Other resources that it does not know: those of Argo, unless somebody installs it.
     version : tuple of str
         What it says it is.
     """
@@ -79,6 +82,7 @@ class KubernetesApi:
         self.denied: set[str] = set()
         self.denied_to: dict[str, set[str]] = {}
         self.jobsets = False
+        self.unknown: set[str] = set(ARGO)
         self.version = ("1", "31")
         self.bookmark_every = 60.0
         self.longest_watch = 3600.0
@@ -187,7 +191,7 @@ class KubernetesApi:
     def reset(self) -> None:
         """Remove every job, pod, event and fault, and put the knobs back."""
         with self.store.changed:
-            for resource in ("cronjobs", "jobsets", "jobs", "services", "pods", "events", "secrets"):
+            for resource in (*ARGO, "cronjobs", "jobsets", "jobs", "services", "pods", "events", "secrets"):
                 for item in self.store.items(resource):
                     place = item["metadata"]["namespace"], item["metadata"]["name"]
                     if resource == "pods":
@@ -202,7 +206,7 @@ class KubernetesApi:
                 setattr(self.controller.knobs, name, value)
             self._faults.clear()
             self.requests.clear()
-            self.denied_to = {}
+            self.denied_to, self.unknown = {}, set(ARGO)
             self.denied, self.token, self.jobsets, self.version = set(), None, False, ("1", "31")
             self.bookmark_every, self.longest_watch = 60.0, 3600.0
 
@@ -265,7 +269,7 @@ class KubernetesApi:
             denied = self.denied_to.get(body["spec"].get("user", ""), set()) if "user" in body["spec"] else self.denied
             allowed = words not in denied
             return {**body, "status": {"allowed": allowed}}
-        if resource not in KINDS or (resource == "jobsets" and not self.jobsets):
+        if resource not in KINDS or resource in self.unknown or (resource == "jobsets" and not self.jobsets):
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         if resource == "namespaces" and namespace is None:
             namespace = ""

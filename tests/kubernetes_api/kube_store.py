@@ -21,6 +21,10 @@ KINDS = {
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
     "jobs": ("batch/v1", "Job"),
     "cronjobs": ("batch/v1", "CronJob"),
+    "workflows": ("argoproj.io/v1alpha1", "Workflow"),
+    "workflowtemplates": ("argoproj.io/v1alpha1", "WorkflowTemplate"),
+    "cronworkflows": ("argoproj.io/v1alpha1", "CronWorkflow"),
+    "sensors": ("argoproj.io/v1alpha1", "Sensor"),
     "jobsets": ("jobset.x-k8s.io/v1alpha2", "JobSet"),
 }
 

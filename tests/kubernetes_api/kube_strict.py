@@ -249,6 +249,10 @@ def object_problems(resource: str, item: dict[str, Any]) -> list[str]:
         from kube_cron import cronjob_problems
 
         return cronjob_problems(item)
+    if resource in ("workflows", "workflowtemplates", "cronworkflows", "sensors"):
+        from argo_fields import object_problems as argo_problems
+
+        return argo_problems(item)
     checks = {"jobs": job_problems, "services": service_problems, "jobsets": jobset_problems}
     kinds = {
         "secrets": "V1Secret",
