@@ -86,7 +86,7 @@ def _name_option() -> click.Option:
 
 def _named(given: Mapping[str, Any]) -> str | None:
     """Return ``--name`` of the command, else that of its group."""
-    if given["name"] is not None:
+    if given.get("name") is not None:  # a parameter of the flow may have the option's name
         return str(given["name"])
     parent = click.get_current_context().parent
     name = parent.params.get("name") if parent is not None else None

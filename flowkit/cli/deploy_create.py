@@ -81,6 +81,7 @@ class _Creation:
         self._values: DeployValues | None = None
         self._package: Package | None = None
         self._root = _planned_root(session)
+        self._unfit: tuple[Problem, ...] = ()
 
     def show(self) -> int:
         """Print the document; no service is asked, and nothing is written but to stdout."""
@@ -141,39 +142,41 @@ class _Creation:
         ask : bool
             Whether the service is asked, too.
         """
-        session, target = self._session, self._target
-        problems: list[Problem] = []
-        invalid = not _tried(problems, lambda: session.prepare(executor_specs(target)))
+        session, target, wrong = self._session, self._target, _Wrong()
+        valid = wrong.tried(lambda: session.prepare(executor_specs(target)))
         deployment: Deployment | None = None
         try:
-            _tried(problems, self._packed)
+            wrong.tried(self._packed)
             deployment = self._gather(StoredPackage(_STAND_IN, 0, "flow.py", session.definition.name), "planned")
-            problems += self._refused(deployment)
-        except FlowInvalid as error:
-            problems += error.problems
+            self._look(deployment, wrong)
+        except FlowkitError as error:
+            wrong.add(error)
         except Exception:
-            if not invalid:  # a flow that is none may look like nothing at all: its own problems are told
+            if valid:  # else it is no flow, which may look like anything: what is wrong with it is told
                 raise
         if ask and deployment is not None:
             planned = deployment
-
-            def preflight() -> None:
-                problems.extend(target.preflight(planned))
-
-            _tried(problems, preflight)
-        if problems:
-            raise FlowInvalid(list(dict.fromkeys(problems)))
+            wrong.tried(lambda: wrong.problems.extend(target.preflight(planned)))
+        wrong.tell()
         assert deployment is not None
         return deployment
 
-    def _refused(self, deployment: Deployment) -> list[Problem]:
-        """Return what the target cannot do, and what it finds out when it makes its document."""
+    def _look(self, deployment: Deployment, wrong: _Wrong) -> None:
+        """Find out what the target cannot do, and what shows only in its document."""
         from flowkit.deployer.capabilities import refusals
 
-        problems = [*self._wrong, *refusals(self._target.name, deployment), *self._target.problems(deployment)]
-        if not problems:
-            _tried(problems, lambda: self._target.compile(deployment))
-        return problems
+        if self._order.name is not None and deployment.project is not None:
+            where = next(
+                (item.location for item in self._session.definition.decorators if item.name == "project"), None
+            )
+            hint = "leave --name out: --branch gives it another place"
+            wrong.problems.append(
+                Problem("--name: a flow of a @project is called after its project and branch", where, hint)
+            )
+        found = [*self._unfit, *refusals(self._target.name, deployment), *self._target.problems(deployment)]
+        wrong.problems += found
+        if not found:
+            wrong.tried(lambda: self._target.compile(deployment))
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -203,24 +206,15 @@ class _Creation:
             user=session.user,
             token=token,
             template=template,
-            name=self._name(),
+            name=order.name,
             asked=order.asked,
             values=self._values,
             metadata=session.metadata,
             created=created,
             client=self._client(token) if self._target.client_run else None,
         )
-        self._wrong = gathered.problems
+        self._unfit = gathered.problems
         return gathered.deployment
-
-    def _name(self) -> str | None:
-        values = self._values
-        if self._order.name is not None and values is not None and values.project is not None:
-            raise UsageError(
-                "--name: a flow of a @project is called after its project and branch",
-                "leave --name out; --branch gives it another place",
-            )
-        return self._order.name
 
     def _client(self, token: str) -> dict[str, Any]:
         """Return how a run of the flow is started, for targets that start one as a user would."""
@@ -239,6 +233,9 @@ class _Creation:
         run = ["--namespace", asked.namespace or f"production:{token}", "--max-log-size", str(asked.max_log_size)]
         for tag in asked.tags:
             run += ["--tag", tag]
+        ends = [("error", asked.notify_on_error), ("success", asked.notify_on_success)]
+        if any(wanted for _, wanted in ends):
+            run += ["--notify-about", ",".join(end for end, wanted in ends if wanted)]
         if self._order.given_workers:
             run += ["--max-workers", str(asked.max_workers)]
         return {"python": sys.executable, "folder": os.getcwd(), "top": top, "run": run}
@@ -316,17 +313,43 @@ def _branch_words(session: Session) -> list[str]:
     return [*words, *(["--production"] if session.options.get("production") else [])]
 
 
-def _tried(problems: list[Problem], act: Callable[[], Any]) -> bool:
-    """Act, and keep what is wrong with it for later; return whether it worked."""
-    try:
-        act()
-    except FlowInvalid as error:
-        problems.extend(error.problems)
-        return False
-    except FlowkitError as error:
-        problems.append(Problem(error.headline, error.where, error.hint))
-        return False
-    return True
+class _Wrong:
+    """What is wrong, gathered to be told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._error: FlowkitError | None = None
+
+    def tried(self, act: Callable[[], Any]) -> bool:
+        """Act, and keep what is wrong with it; return whether it worked."""
+        try:
+            act()
+        except FlowkitError as error:
+            self.add(error)
+            return False
+        return True
+
+    def add(self, error: FlowkitError) -> None:
+        """Keep an error."""
+        if isinstance(error, FlowInvalid):
+            self.problems.extend(error.problems)
+        else:
+            self._error = error
+            self.problems.append(Problem(error.headline, error.where, error.hint))
+
+    def tell(self) -> None:
+        """Raise what was found; one error that stands alone as what it is.
+
+        Raises
+        ------
+        FlowkitError
+            If something is wrong.
+        """
+        problems = list(dict.fromkeys(self.problems))
+        if len(problems) == 1 and self._error is not None:
+            raise self._error
+        if problems:
+            raise FlowInvalid(problems)
 
 
 def _planned_root(session: Session) -> str:

@@ -39,7 +39,7 @@ def trigger(session: Session, cls: type[Target], name: str | None, given: Mappin
     checked = checked_parameters(found.record, {attribute: json.loads(text) for attribute, text in texts.items()})
     files = {"run_id_file": given.get("run_id_file"), "runner_attribute_file": given.get("runner_attribute_file")}
     check_files(files)  # before there is a run
-    _note_changes(session, found.record)
+    _note_changes(session, found, name)
     run = found.target.trigger(found.record, checked)
     write_run_id(files, found.record.flow, run, found.record.metadata, root=found.record.root)
     session.console.say(f"Started {found.record.flow}/{run} on {cls.label}. See how it stands:")
@@ -214,7 +214,7 @@ def _run_id(found: _Found, run: str) -> str:
     return check_part(number)
 
 
-def _note_changes(session: Session, record: DeploymentRecord) -> None:
+def _note_changes(session: Session, found: _Found, name: str | None) -> None:
     """Say that the flow was edited since it was deployed: the run has the code of then."""
     from flowkit.datastore.memory import MemoryStorage
     from flowkit.package.files import collect
@@ -222,11 +222,13 @@ def _note_changes(session: Session, record: DeploymentRecord) -> None:
 
     try:
         package = collect(session.definition, session.package_suffixes)
-        if package.size > _STALE_BYTES or store_package(MemoryStorage(), package).key == record.package.get("key"):
+        if package.size > _STALE_BYTES or store_package(MemoryStorage(), package).key == found.record.package.get(
+            "key"
+        ):
             return
     except FlowkitError:  # a file that cannot be packed: the run does not need it
         return
     session.console.warn(
-        f"Note: the flow's files are not those that were deployed: the run has those of the deployment. "
-        f"Deploy them with: {session.program} {record.target} create"
+        "Note: the flow's files are not those that were deployed, which the run has. Deploy these with:\n"
+        f"    {command_of(session, found.target, name, 'create')}"
     )

@@ -60,6 +60,7 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--run-id"], hidden=True, help="The run's id, which a scheduler has chosen."),
         click.Option(["--deployed-as"], hidden=True, help="The deployment that it is a run of: target/name."),
         click.Option(["--trigger-events"], hidden=True, help="JSON: what started it."),
+        click.Option(["--notify-about"], hidden=True, help="The ends that people are told of: error,success."),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
         click.Option(
@@ -140,6 +141,8 @@ def execute_run(
     if state == "detached":
         return _left(session, runtime)
     watcher.run_ended(state, runtime.record.reason, time.time() - started, runtime.scheduler.counts())
+    if options.get("deployed_as"):
+        _notify(session, runtime, state, options["notify_about"])
     return _last_words(session, runtime, state)
 
 
@@ -360,6 +363,16 @@ def _alike(failures: Sequence[tuple[TaskRef, Failure]]) -> list[tuple[list[TaskR
     for task, failure in failures:
         found.setdefault((task.step, failure.traceback or failure.message), ([], failure))[0].append(task)
     return list(found.values())
+
+
+def _notify(session: Session, runtime: Runtime, state: str, wanted: str | None) -> None:
+    """Tell people that a deployed run is over, where they want to know."""
+    from flowkit.runtime.notify import notify
+
+    record = runtime.record
+    wrong = notify(f"{record.flow}/{record.run}", state, record.reason, wanted)
+    if wrong is not None:
+        session.console.warn(wrong)
 
 
 def _last_words(session: Session, runtime: Runtime, state: str) -> int:

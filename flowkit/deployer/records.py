@@ -24,7 +24,7 @@ _TRIES = 20
 def write_record(storage: Storage, record: DeploymentRecord) -> None:
     """Keep the record of a deployment, in the place of an older one.
 
-    Of two that are written at the same moment the one that was made later stays.
+    The one that is written last stays: clocks of two machines cannot tell which was made later.
 
     Raises
     ------
@@ -46,8 +46,6 @@ def write_record(storage: Storage, record: DeploymentRecord) -> None:
             known = DeploymentRecord.from_json(unseal(there.content, path))
         except Damaged:
             known = None
-        if known is not None and known.created > record.created:
-            return
         if storage.replace_version(path, seal(body), there.version):
             if known is not None:
                 _spare(storage, known)

@@ -15,7 +15,7 @@ _PATIENCE = 10.0
 """Seconds that the chat has to answer."""
 
 
-def notify(pathspec: str, state: str, reason: str | None) -> str | None:
+def notify(pathspec: str, state: str, reason: str | None, about: str | None = None) -> str | None:
     """Tell that a run is over, where the environment says that people want to know; return what went wrong.
 
     Parameters
@@ -26,8 +26,11 @@ def notify(pathspec: str, state: str, reason: str | None) -> str | None:
         How it ended.
     reason : str or None
         Why.
+    about : str, optional
+        The ends that people want to know of: ``error``, ``success``, or both with a comma. Default: what the
+        environment says.
     """
-    wanted = (variable(NOTIFY) or "").split(",")
+    wanted = (about or variable(NOTIFY) or "").split(",")
     if ("success" if state == "succeeded" else "error") not in wanted:
         return None
     url = variable(NOTIFY_URL)
