@@ -151,7 +151,7 @@ def last_open_run(session: Session, store: MetadataStore) -> str:
 
     flow = session.definition.name
     latest = store.runs(flow, RunFilter(user=session.user, limit=_LATEST))
-    open_ = [record for record in latest if record.state not in FINAL]
+    open_ = [record for record in latest if record.state not in FINAL and not record.unattended]
     for record in open_:
         if record.state == "lost":
             return record.run

@@ -213,13 +213,17 @@ def _both(session: Session, before: str | None, now: str | None) -> str | None:
 
 
 def _last_run(session: Session, storage: Storage, store: MetadataStore) -> str:
-    """Return the user's newest run that began: one that was killed before it had its parameters is passed over."""
+    """Return the user's newest run that began: one that was killed before it had its parameters is passed over.
+
+    So are those of deployments, which nobody has begun by hand.
+    """
     from flowkit.datastore.layout import manifest_file
     from flowkit.metadata.store import RunFilter
     from flowkit.runtime.start import PARAMETERS
 
     flow = session.definition.name
-    latest = store.runs(flow, RunFilter(user=session.user, limit=100))
+    found = store.runs(flow, RunFilter(user=session.user, limit=100))
+    latest = [record for record in found if record.deployment is None]
     for record in latest:
         if storage.info(manifest_file(flow, record.run, *PARAMETERS)) is not None:
             return record.run

@@ -71,6 +71,10 @@ def _show_runs(session: Session, runs: list[RunRecord], json: bool) -> None:
     ]
     console = session.console
     heads = ["run", "state", "user", "started", "took", "tags", ""]
+    if any(run.deployment for run in runs):
+        heads.insert(5, "deployment")
+        for row, run in zip(rows, runs, strict=True):
+            row.insert(5, one_line(run.deployment or ""))
     for line in table(heads, rows, paint=lambda column, cell: console.paint_state(cell) if column == 1 else cell):
         console.data(line)
 
