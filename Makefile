@@ -20,12 +20,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The suite and the demo see only what is installed here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help demo test test-docker soak check format lint types test-pythons bench clean
+.PHONY: help demo test test-docker test-deploying soak check format lint types test-pythons bench clean
 
 help:
 	@echo "make demo          train digit classifiers on real data, and look at the result"
 	@echo "make test          run the whole test suite"
 	@echo "make test-docker   run steps and AWS Batch jobs in real containers (starts a Docker daemon where it can)"
+	@echo "make test-deploying  run random flows and long stories on every scheduler that flows are deployed to"
 	@echo "make soak          attack it for a quarter of an hour: kills, full disks, damage, random flows"
 	@echo "make check         formatting, lint, types, tests"
 	@echo "make format        rewrite the files as ruff formats them"
@@ -52,6 +53,10 @@ test: $(VENV)/package.stamp $(METAFLOW)/metaflow-$(METAFLOW_VERSION).stamp
 # Says what it installs and starts; stops it in the end.
 test-docker: $(VENV)/package.stamp
 	VENV=$(VENV) .ci/docker-suite --must
+
+# Flows deployed to every scheduler, for longer: random ones, and stories of what goes wrong.
+test-deploying: $(VENV)/package.stamp
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m deploying tests/deploying tests/plugins
 
 # The attacks that "make test" has in a short form, for many more rounds.
 soak: $(VENV)/package.stamp

@@ -21,6 +21,7 @@ from flowkit.settings import settings, user_name
 
 _FORWARDED = ("kubernetes_namespace", "kubernetes_image", "kubernetes_service_account", "container_image")
 """Settings that the client's steps go by."""
+_GUIDE = "docs/kubernetes.md lists what is needed"
 _CRON_VERBS = ("create", "get", "list", "update", "delete")
 
 
@@ -80,10 +81,39 @@ class KubernetesCron(Target):
             denied = [verb for verb in _CRON_VERBS if not allowed(self._cluster, self._namespace, "cronjobs", verb)]
         except FlowkitError as error:
             return [Problem(error.headline, hint=error.hint)]
+        if denied:
+            words = ", ".join(f"{verb} cronjobs" for verb in denied)
+            return [Problem(f"not allowed in the namespace {self._namespace}: {words}", hint=_GUIDE)]
+        return self._account_problems(documents.client_resources(deployment.options).get("service_account"))
+
+    def _account_problems(self, account: str | None) -> list[Problem]:
+        """Ask whether the client's pod may start jobs, as far as we may ask that."""
+        namespace = self._namespace
+        account = account or _defaults(namespace).service_account or "default"
+        denied = []
+        for verb in ("create", "get", "list", "delete"):
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "LocalSubjectAccessReview",
+                "metadata": {"namespace": namespace},
+                "spec": {
+                    "user": f"system:serviceaccount:{namespace}:{account}",
+                    "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
+                    "resourceAttributes": {"namespace": namespace, "group": "batch", "resource": "jobs", "verb": verb},
+                },
+            }
+            try:
+                answer = self._cluster.call(
+                    "AuthorizationV1", "create_namespaced_local_subject_access_review", namespace, review
+                )
+            except FlowkitError:  # only administrators may ask that: the client will tell
+                return []
+            if not (answer.get("status") or {}).get("allowed", True):
+                denied.append(f"{verb} jobs")
         if not denied:
             return []
-        headline = f"not allowed in the namespace {self._namespace}: {', '.join(f'{verb} cronjobs' for verb in denied)}"
-        return [Problem(headline, hint="docs/kubernetes.md lists what is needed")]
+        headline = f"the service account '{account}' of the client's pod may not {', '.join(denied)}"
+        return [Problem(headline, hint=f"--service-account names another one; {_GUIDE}")]
 
     def apply(self, deployment: Deployment, document: Any) -> list[str]:
         """Create the CronJob, or replace it; jobs that run go on as they began."""
