@@ -12,6 +12,8 @@ import pytest
 from argo_controller import Argo
 from kube_server import ARGO, KubernetesApi
 
+FOLDER_PLUGIN = Path(__file__).resolve().parents[1] / "plugins/argo/folder_plugin"
+"""A package with the target ``argo-on-folder``: as ``argo-workflows``, with a datastore in a folder."""
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -82,6 +84,23 @@ def argo_user_of(workspace: Any, api: KubernetesApi, bucket: str) -> Any:
     return workspace
 
 
+@pytest.fixture
+def folder_user(workspace: Any, kubernetes_api: KubernetesApi, argo: Argo) -> Any:
+    """A workspace whose user has the cluster, and a datastore in a folder that containers reach."""
+    return folder_user_of(workspace, kubernetes_api)
+
+
+def folder_user_of(workspace: Any, api: KubernetesApi) -> Any:
+    """Let a workspace's user have a cluster with Argo Workflows, and ``argo-on-folder``; return the workspace."""
+    workspace.env.update(
+        FLOWKIT_DATASTORE=str(workspace.home / "datastore"),
+        FLOWKIT_SKIP_INSTALL="true",
+        PYTHONPATH=str(FOLDER_PLUGIN),
+        KUBECONFIG=str(api.kubeconfig(workspace.home / "kubeconfig")),
+    )
+    return workspace
+
+
 def run_on_argo(
     user: Any,
     argo: Argo,
@@ -89,6 +108,7 @@ def run_on_argo(
     *,
     parameters: Mapping[str, Any] | None = None,
     create: tuple[str, ...] = (),
+    target: str = "argo-workflows",
     seconds: float = 240.0,
 ) -> Ended:
     """Deploy a flow's file by the real command, trigger it, and wait until Argo says that it is over.
@@ -105,13 +125,15 @@ def run_on_argo(
         Values of the flow's parameters, by their names on the command line.
     create : tuple of str
         Further words for ``create``.
+    target : str, default "argo-workflows"
+        Or ``argo-on-folder``, for a user of `folder_user`: a pod takes a third of the time.
     seconds : float
         How long it may take.
     """
-    user.run("argo-workflows", "create", *create, flow=flow, check=True)
+    user.run(target, "create", *create, flow=flow, check=True)
     words = [word for name, value in (parameters or {}).items() for word in (f"--{name}", _text(value))]
     file_of_id = user.home / f"id-{uuid.uuid4().hex}"
-    user.run("argo-workflows", "trigger", *words, "--run-id-file", str(file_of_id), flow=flow, check=True)
+    user.run(target, "trigger", *words, "--run-id-file", str(file_of_id), flow=flow, check=True)
     run = file_of_id.read_text().strip()
     return ended(argo, run.rpartition("/")[2], seconds=seconds)
 
