@@ -113,10 +113,9 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         if record is None:
             raise NotFound(f"there is no run {definition.name}/{run}", f"the runs: {session.program} status")
         if record.state == "running" and record.unattended:
-            target = str(record.deployment).partition("/")[0]
             raise Conflict(
                 f"run {run} has not ended: it belongs to a scheduler ({record.deployment})",
-                f"wait for it, or stop it: {session.program} {target} terminate {run}",
+                f"wait for it, or stop it: {session.program} cancel {run}",
             )
         if record.state == "running":
             raise Conflict(

@@ -30,7 +30,7 @@ def request_cancel(storage: Storage, record: RunRecord) -> None:
         target = str(record.deployment).partition("/")[0]
         raise Conflict(
             f"the run '{name}' belongs to a scheduler, which alone can stop it ({record.deployment})",
-            f"with the flow's file: {target} terminate {record.run}",
+            f"with the flow's file: cancel {record.run}, or {target} terminate {record.run}",
         )
     if record.state == "lost":
         raise Conflict(
