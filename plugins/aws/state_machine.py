@@ -378,7 +378,7 @@ class _Machine:
         )
         attempts = self._deployment.steps[target].attempts
         retries = attempts.retries + int(attempts.fallback)
-        status, reason = "$.job.Jobs[0].Status", "$.job.Jobs[0].StatusReason"
+        status, reason = "$.job.found.Status", "$.job.found.StatusReason"
         lost = [
             {"Variable": reason, "IsPresent": True},
             {"Variable": reason, "StringMatches": HOST_LOST},
@@ -388,7 +388,7 @@ class _Machine:
             {"Variable": status, "StringEquals": "FAILED"},
             {"Variable": "$.gang.attempt", "NumericLessThan": retries},
         ]
-        begun = {"id": "", "seconds": GANG_POLLS[0]}
+        begun = {"seconds": GANG_POLLS[0]}
         service = _throttled("Batch.BatchException", "Batch.ServerException", "Batch.SdkClientException")
         scope.states |= {
             first: {"Type": "Pass", "Result": {**begun, "attempt": 0}, "ResultPath": "$.gang", "Next": submit},
@@ -396,7 +396,8 @@ class _Machine:
                 "Type": "Task",
                 "Resource": "arn:aws:states:::aws-sdk:batch:submitJob",
                 "Parameters": self._nodes(target, scope),
-                "ResultPath": "$.job",
+                "ResultSelector": {"id.$": "$.JobId"},
+                "ResultPath": "$.submitted",
                 "Retry": [service],
                 "Next": wait,
             },
@@ -404,8 +405,8 @@ class _Machine:
             look: {
                 "Type": "Task",
                 "Resource": "arn:aws:states:::aws-sdk:batch:describeJobs",
-                "Parameters": {"Jobs.$": "States.Array($.job.JobId)"},
-                "ResultSelector": {"JobId.$": "$.Jobs[0].JobId", "Jobs.$": "$.Jobs"},
+                "Parameters": {"Jobs.$": "States.Array($.submitted.id)"},
+                "ResultSelector": {"found.$": "States.ArrayGetItem($.Jobs, 0)"},
                 "ResultPath": "$.job",
                 "Retry": [service],
                 "Next": how,

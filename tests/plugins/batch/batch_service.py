@@ -387,7 +387,8 @@ class BatchService:
                 self._waiting.append([Unit(child, job, index)])
             job.status = "PENDING"
         elif job.job_definition.type == "multinode":
-            size = job.job_definition.node_properties["numNodes"]
+            asked = job.sent.get("nodeOverrides", {}).get("numNodes")
+            size = int(asked or job.job_definition.node_properties["numNodes"])
             self._nodes[name] = [
                 {
                     "jobId": f"{name}#{index}",

@@ -1,10 +1,14 @@
 """AWS Step Functions on this machine: moto's interpreter, whose Batch jobs run as processes (`batch_service`).
 
-Everything is one server over HTTP: S3, Batch, Step Functions, EventBridge and its scheduler. Three things of moto's
-interpreter are replaced while the service is open. It makes a client for each call that a state makes, which takes longer
-than the call: here it keeps them. It leaves parameters and answers as they are, and Step Functions writes the names of all
-services' fields with a capital: they are translated by the services' own models, and a field that a service does not
-have is an error. It looks at a job twice a second: here it does so more often.
+Everything is one server over HTTP: S3, Batch, Step Functions, EventBridge and its scheduler. A few things of moto's
+interpreter are replaced while the service is open:
+
+- It makes a client for each call that a state makes, which takes longer than the call: here it keeps them.
+- It leaves parameters and answers as they are, but Step Functions writes the names of all services' fields with a capital:
+  they are translated by the services' own models, and a field that a service does not have is an error.
+- The second attempt of a job that a state retries ends at once, as if it had timed out: it waits for a callback at the
+  place where the first one's wait was ended. Here that place is made new.
+- It looks at a job twice a second, and waits as long as a state says: here a second is a sixtieth of one.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import botocore.session
@@ -33,7 +38,12 @@ _CALLERS = (
     f"{_STATE}.state_map.item_reader.eval.resource_eval_s3",
 )
 _TASK = f"{_STATE}.state_task.service.state_task_service"
-_WAITER = f"{_STATE}.state_task.service.state_task_service_callback"
+_LOOK = f"{_STATE}.state_task.service.state_task_service_callback"
+_CALLBACKS = f"{_PARSER}.asl.eval.callback.callback"
+_RETRIER = f"{_PARSER}.asl.component.common.retry.retrier_decl"
+_WAIT = f"{_PARSER}.asl.component.state.wait.wait_function.wait_function"
+QUICK = 1 / 60
+"""How long a second of a machine is."""
 
 
 @contextlib.contextmanager
@@ -53,10 +63,37 @@ def opened() -> Iterator[BatchService]:
         for name, made in (("_normalise_parameters", _to_service), ("_normalise_response", _from_service)):
             undo.callback(setattr, task, name, getattr(task, name))
             setattr(task, name, made)
-        waiter = importlib.import_module(_WAITER)
-        undo.callback(setattr, waiter, "_DELAY_SECONDS_SYNC_CONDITION_CHECK", 0.5)
-        waiter._DELAY_SECONDS_SYNC_CONDITION_CHECK = 0.05  # type: ignore[attr-defined]
+        pool = importlib.import_module(_CALLBACKS).CallbackPoolManager
+        for module, name, made in (
+            (pool, "get", _fresh(pool.get)),
+            (importlib.import_module(_LOOK), "_DELAY_SECONDS_SYNC_CONDITION_CHECK", 0.05),
+            (
+                importlib.import_module(_RETRIER),
+                "time",
+                SimpleNamespace(sleep=lambda seconds: time.sleep(seconds * QUICK)),
+            ),
+            (importlib.import_module(_WAIT).WaitFunction, "_wait_interval", _wait),
+        ):
+            undo.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, made)
         yield service
+
+
+def _fresh(get: Callable[..., Any]) -> Callable[..., Any]:
+    def found(pool: Any, callback_id: str) -> Any:
+        endpoint = get(pool, callback_id)
+        if endpoint is not None and endpoint.get_outcome() is None:
+            endpoint._notify_event = threading.Event()
+        return endpoint
+
+    return found
+
+
+def _wait(state: Any, env: Any, wait_seconds: float) -> None:
+    """Wait, or until the execution is stopped."""
+    until = time.monotonic() + wait_seconds * QUICK
+    while env.is_running() and (left := until - time.monotonic()) > 0:
+        env.program_state_event.wait(min(left, 0.05))
 
 
 class _Clients:
