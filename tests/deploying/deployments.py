@@ -116,7 +116,9 @@ def definition_of(source: str | Path) -> FlowDefinition:
                 text = f"from flowkit import *\n{text}"
             file = Path(folder) / "flow.py"
             file.write_text(text, encoding="utf-8")
-            return definition_of(file)
+            definition = definition_of(file)
+            definition.file = "/flows/flow.py"  # the same each time: it is in the record
+            return definition
     module_name = f"flow_to_deploy_{next(_numbers)}"
     spec = importlib.util.spec_from_file_location(module_name, source)
     assert spec is not None
