@@ -267,6 +267,10 @@ def test_a_flow_in_a_cell_runs_in_a_real_kernel(workspace):
         "async with NBRunner(Derived, show_output=False) as made:\n    print(made.nbrun().data.z)",
         "class Other(Base):\n    @step\n    def start(self):\n        print(files)\n        self.next(self.end)\n"
         "try:\n    NBRunner(Other)\nexcept Exception as error:\n    print(error)",
+        "from flowkit import NBDeployer\ncell = NBDeployer(CellFlow, show_output=False)\n"
+        "deployed = cell.local().create(tags=['cell'])\ncell.cleanup()\n"
+        "fired = deployed.trigger(x=4)\nfired.wait_for_completion(0.05, 60)\n"
+        "print(fired.status, fired.wait_for_run(0.05, 60).data.y, deployed.name)\nprint(deployed.delete())",
         "import os\nprint([name for name in os.listdir() if name.startswith('.') and name.endswith('.py')])",
     ]
     made = notebook(cells)
@@ -284,7 +288,8 @@ def test_a_flow_in_a_cell_runs_in_a_real_kernel(workspace):
     assert outputs[3].endswith("30\n")
     assert outputs[6] == "128.0\n"
     assert "Other needs 'files', which no cell defines by plain Python" in outputs[7]
-    assert outputs[8] == "[]\n"
+    assert outputs[8] == "succeeded 40 CellFlow\nTrue\n"
+    assert outputs[9] == "[]\n"
 
 
 def test_what_is_no_flow_of_a_notebook_is_told():
