@@ -14,6 +14,7 @@ from flowkit.metadata_service import (
     operations,
     v1_artifacts,
     v1_audit,
+    v1_emitted,
     v1_records,
     v1_runs,
     wire,
@@ -41,7 +42,7 @@ def make_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     tell_problems(app, service.metrics.database_failed)
-    for part in (operations, v1_records, v1_runs, v1_artifacts, v1_audit, events, metaflow_routes):
+    for part in (operations, v1_records, v1_runs, v1_artifacts, v1_audit, v1_emitted, events, metaflow_routes):
         app.include_router(part.router(service))
     _describe(app, service)
     app.add_middleware(service.guard.middleware)

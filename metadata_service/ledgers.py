@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowkit.exceptions import UsageError
+from flowkit.metadata.sql import plain_text
 from flowkit.metadata_service import sql
 from flowkit.metadata_service.store import Event, Token
 from flowkit.metadata_service.tables import ServiceTables, Session
+from flowkit.model.event import EmittedEvent, check_event
 
 REQUEST_KEYS_KEPT = 86_400.0
 """Seconds for which a request that comes again is known."""
+EMITTED_KEPT = 30 * 86_400.0
+"""Seconds for which events that start flows are kept."""
 _CHUNK = 5_000
 
 
@@ -57,6 +62,7 @@ class LedgerTables(ServiceTables):
             if some < _CHUNK:
                 break
         self._carry_out(lambda db: db.execute(self._sql(sql.DROP_REQUEST_KEYS), (now - REQUEST_KEYS_KEPT,)))
+        self._carry_out(lambda db: db.execute(self._sql(sql.TRIM_EMITTED), (now - EMITTED_KEPT,)))
         self._carry_out(lambda db: db.execute(self._sql(sql.TRIM_AUDIT), (self.audit_kept,)))
         self._sweep_left()
         return trimmed
@@ -70,6 +76,44 @@ class LedgerTables(ServiceTables):
 
     def _sweep_left(self) -> None:
         """Remove what is left of dropped runs."""
+
+    # -- events that start flows ---------------------------------------------------------------------------------------
+
+    @property
+    def place_of_events(self) -> str:
+        """What tells one place of events from another."""
+        return "service"
+
+    def emit(
+        self, name: str, data: Mapping[str, Any] | None = None, *, id: str | None = None, user: str = ""
+    ) -> EmittedEvent:
+        """Add an event and return it; see `MetadataStore.emit`."""
+        fields = check_event(name, data, id)
+        event_id = id or os.urandom(12).hex()
+
+        def work(db: Session) -> EmittedEvent:
+            db.execute(sql.COUNT_EMITTED)  # whoever emits one holds the counter: the look below is at what is there
+            known = db.select(self._sql(sql.EMITTED_BEFORE), (name, event_id))
+            number = int(db.select(sql.LAST_EMITTED)[0][0])
+            if known:
+                db.execute(sql.UNCOUNT_EMITTED)
+                return _emitted(known[0])
+            event = EmittedEvent(number, name, event_id, time.time(), fields, plain_text(user) or "")
+            db.execute(self._sql(sql.EMIT), (number, name, event_id, event.created, json.dumps(fields), event.user))
+            return event
+
+        return self._carry_out(work)
+
+    def emitted(self, after: int, limit: int = 1_000) -> list[EmittedEvent]:
+        """Return events after a number, the oldest first."""
+        with self._snapshot() as db:
+            rows = db.select(self._sql(sql.EMITTED), (max(after, 0), max(0, limit)))
+        return [_emitted(row) for row in rows]
+
+    def last_emitted(self) -> int:
+        """Return the number of the newest event; 0 where there never was one."""
+        with self._snapshot() as db:
+            return int(db.select(sql.LAST_EMITTED)[0][0])
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -137,6 +181,11 @@ class LedgerTables(ServiceTables):
 def _event(row: Sequence[Any]) -> Event:
     event_id, kind, flow, run, step, task, data, projects, created = row
     return Event(event_id, kind, flow, run, step, task, json.loads(data), tuple(json.loads(projects)), created)
+
+
+def _emitted(row: Sequence[Any]) -> EmittedEvent:
+    number, name, event_id, created, data, user = row
+    return EmittedEvent(int(number), name, event_id, created, json.loads(data), user)
 
 
 def _token(row: Sequence[Any]) -> Token:

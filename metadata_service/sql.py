@@ -125,6 +125,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             used DOUBLE PRECISION, digest {text} NOT NULL)""",
         "CREATE TABLE audit_log (entry_key {key}, entry {text} NOT NULL)",
     ),
+    (
+        # events that start deployed flows; who adds one holds the counter's row until the end of the transaction, so
+        # that none becomes visible before one with a smaller number
+        """CREATE TABLE emitted (
+            number BIGINT PRIMARY KEY, name {text} NOT NULL, event_id {text} NOT NULL,
+            created DOUBLE PRECISION NOT NULL, data {text} NOT NULL, user_name {text} NOT NULL,
+            UNIQUE (name, event_id))""",
+        "CREATE TABLE counters (name {text} PRIMARY KEY, last BIGINT NOT NULL)",
+    ),
 )
 """Number n of the service's schema is the state after the first n; one that was released is never changed."""
 
@@ -408,6 +417,19 @@ FIRST_EVENT = "SELECT event_id FROM events ORDER BY event_id LIMIT 1"
 NEWEST_EVENT = "SELECT event_id FROM events ORDER BY event_id DESC LIMIT 1"
 OLDEST_EVENTS = "SELECT event_id, created FROM events ORDER BY event_id LIMIT ?"
 TRIM_EVENTS = "DELETE FROM events WHERE event_id <= ?"
+
+# -- events that start flows ---------------------------------------------------------------------------------------
+
+_EMITTED_COLUMNS = "number, name, event_id, created, data, user_name"
+COUNT_EMITTED = """INSERT INTO counters (name, last) VALUES ('emitted', 1)
+    ON CONFLICT (name) DO UPDATE SET last = counters.last + 1"""
+UNCOUNT_EMITTED = "UPDATE counters SET last = last - 1 WHERE name = 'emitted'"
+LAST_EMITTED = "SELECT coalesce(max(last), 0) FROM counters WHERE name = 'emitted'"
+EMIT = f"INSERT INTO emitted ({_EMITTED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+EMITTED = f"SELECT {_EMITTED_COLUMNS} FROM emitted WHERE number > ? ORDER BY number LIMIT ?"
+EMITTED_BEFORE = f"SELECT {_EMITTED_COLUMNS} FROM emitted WHERE name = ? AND event_id = ?"
+TRIM_EMITTED = """DELETE FROM emitted WHERE created < ? AND number <
+    (SELECT last FROM counters WHERE name = 'emitted')"""
 
 # -- tokens and audit --------------------------------------------------------------------------------------------------
 

@@ -76,6 +76,7 @@ class ServiceTables(RelationalMetadata, ServiceStore):
     """
 
     outputs = True
+    keeps_events = True
 
     def __init__(self, words: Words, heartbeat_interval: float) -> None:
         super().__init__(words.dialect)

@@ -148,6 +148,15 @@ class Reservation(_Body):
     at_least: Annotated[int, Field(ge=1, le=MAX_NUMBER)] = 1
 
 
+class Emission(_Body):
+    """An event that starts deployed flows: its name, its fields, which one it is, who emits it."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=TEXT)]
+    data: dict[str, Any] = Field(default_factory=dict)
+    id: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=TEXT)] | None = None
+    user: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
 class TagChange(_Body):
     """User tags to be added and removed at once: what is in both is added."""
 
@@ -161,7 +170,7 @@ _SPARSE = 24
 """Bytes of a large body for each list or object in it, at least: a record has hundreds, an artifact eighty."""
 _one_large = threading.Lock()
 
-BODIES: tuple[type[BaseModel], ...] = (Records, Beats, Reservation, TagChange)
+BODIES: tuple[type[BaseModel], ...] = (Records, Beats, Reservation, TagChange, Emission)
 """What requests carry, for OpenAPI."""
 
 _Some = TypeVar("_Some", bound=BaseModel)

@@ -118,7 +118,12 @@ class EventLog:
         hint = self._hint()
         if hint is None or hint <= number:
             return None
-        return min((kept for kept in self._numbers() if kept > number), default=None)
+        later = min((kept for kept in self._numbers() if kept > number), default=None)
+        # A listing may miss what is written meanwhile. A later event proves that this one was written: it is gone for
+        # good only if it still is not there.
+        if later is not None and self._storage.info(layout.event_file(number)) is not None:
+            return number
+        return later
 
     def _numbers(self) -> Iterator[int]:
         for name in self._storage.children(layout.EVENTS):

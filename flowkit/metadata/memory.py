@@ -17,6 +17,7 @@ from flowkit.metadata.relational import REBUILD, check_status, task_cursor
 from flowkit.metadata.sql import run_number, task_place
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
+from flowkit.model.event import EmittedEvent, check_event
 
 _LAST = float("inf")
 
@@ -25,10 +26,12 @@ class MemoryMetadata(MetadataStore):
     """Runs and tasks in dictionaries, for one process."""
 
     name = "memory"
+    keeps_events = True
 
     def __init__(self) -> None:
         self._runs: dict[str, dict[str, RunRecord]] = {}
         self._tasks: dict[tuple[str, str], dict[tuple[str, str], TaskRecord]] = {}
+        self._emitted: list[EmittedEvent] = []
         self._lock = threading.RLock()
 
     def write(self, records: Sequence[Record]) -> None:
@@ -148,6 +151,29 @@ class MemoryMetadata(MetadataStore):
                 self._tasks.pop((flow, name), None)
             if not self._runs.get(flow):
                 self._runs.pop(flow, None)
+
+    def emit(
+        self, name: str, data: Mapping[str, Any] | None = None, *, id: str | None = None, user: str = ""
+    ) -> EmittedEvent:
+        """Add an event and return it; see `MetadataStore.emit`."""
+        fields = check_event(name, data, id)
+        with self._lock:
+            for event in self._emitted:
+                if (event.name, event.id) == (name, id):
+                    return event
+            number = len(self._emitted) + 1
+            self._emitted.append(EmittedEvent(number, name, id or f"memory-{number}", time.time(), fields, user))
+            return self._emitted[-1]
+
+    def emitted(self, after: int, limit: int = 1_000) -> list[EmittedEvent]:
+        """Return events after a number, the oldest first."""
+        with self._lock:
+            return self._emitted[max(0, after) :][: max(0, limit)]
+
+    def last_emitted(self) -> int:
+        """Return the number of the newest event; 0 where there is none."""
+        with self._lock:
+            return len(self._emitted)
 
     def about(self) -> Mapping[str, Any]:
         """Return how many flows, runs and tasks there are."""

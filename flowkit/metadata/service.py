@@ -34,6 +34,7 @@ from flowkit.settings import settings
 
 if TYPE_CHECKING:
     from flowkit.metadata.service_delivery import Delivery
+    from flowkit.model.event import EmittedEvent
 
 PAGE = 1_000
 """Records of a page: what a service gives at most."""
@@ -68,6 +69,7 @@ class ServiceMetadata(MetadataStore):
     name = "service"
     outputs = True
     shared = True
+    keeps_events = True
 
     def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
         needs_packages()
@@ -204,6 +206,42 @@ class ServiceMetadata(MetadataStore):
         from flowkit.metadata.service_push import withdraw
 
         withdraw(self.place.url, flow, run, ours)
+
+    # -- events that start flows ---------------------------------------------------------------------------------------
+
+    @property
+    def place_of_events(self) -> str:
+        """What tells one place of events from another."""
+        return self.place.url
+
+    def emit(
+        self, name: str, data: Mapping[str, Any] | None = None, *, id: str | None = None, user: str = ""
+    ) -> EmittedEvent:
+        """Add an event and return it; see `MetadataStore.emit`."""
+        from flowkit.model.event import check_event
+
+        fields = check_event(name, data, id)
+        body = {"name": name, "data": fields, "id": id or os.urandom(12).hex(), "user": user[:200]}
+        return self._event(self._call("POST", path_of("emitted"), _json(body), keys=("number",)))
+
+    def emitted(self, after: int, limit: int = 1_000) -> list[EmittedEvent]:
+        """Return events after a number, the oldest first."""
+        query = [("after", str(max(after, 0))), ("limit", str(min(max(limit, 1), PAGE)))]
+        found = self._call("GET", path_of("emitted"), query=query, keys=("items",))["items"]
+        return [self._event(item) for item in found[: max(0, limit)]]
+
+    def last_emitted(self) -> int:
+        """Return the number of the newest event; 0 where there never was one."""
+        query = [("after", str(2**53)), ("limit", "1")]
+        return int(self._call("GET", path_of("emitted"), query=query, keys=("last",))["last"])
+
+    def _event(self, item: Any) -> EmittedEvent:
+        from flowkit.model.event import EmittedEvent
+
+        event = EmittedEvent.from_json(item)
+        if event is None:
+            raise self._stranger()
+        return event
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

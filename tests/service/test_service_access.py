@@ -42,6 +42,7 @@ BODIES: dict[tuple[str, str], Any] = {
     },
     ("POST", "/v1/heartbeats"): {"heartbeats": [{"flow": FLOW, "run": "1"}]},
     ("POST", "/v1/flows/{flow}/reserve"): {"at_least": 1},
+    ("POST", "/v1/emitted"): {"name": "data_arrived", "data": {"table": "sales"}},
     ("PATCH", "/v1/flows/{flow}/runs/{run}/tags"): {"add": ["good"]},
     ("DELETE", "/v1/flows/{flow}/runs/{run}"): None,
     ("POST", "/flows/{flow}"): {"user_name": "ann"},
@@ -60,6 +61,8 @@ OF_NO_RUN = {
     ("GET", "/flows/{flow}"),
     ("POST", "/flows/{flow}/run"),
     ("POST", "/v1/heartbeats"),
+    ("POST", "/v1/emitted"),
+    ("GET", "/v1/emitted"),
 }
 """What is not about a run that is there, or tells in its answer which ones it does not know."""
 
