@@ -342,7 +342,7 @@ def _first_failure(storage: Storage, flow: str, run: str) -> str | None:
         elif len(parts) == 4 and parts[3] == "failed.json" and parts[2].isdigit() and not parts[0].startswith("_"):
             place = (parts[0], parts[1])
             failed[place] = max(failed.get(place, (0.0, 0)), (entry.modified, int(parts[2])))
-    for place in sorted(failed.keys() - done, key=lambda place: failed[place]):
+    for place in sorted(failed.keys() - done, key=lambda place: (failed[place][0], place)):
         failure = read_failure(storage, flow, run, *place, failed[place][1])
         if failure is not None:
             return f"{'/'.join(place)}: {failure.message}"
