@@ -16,6 +16,9 @@ from flowkit.datastore.storage import Storage
 from flowkit.exceptions import NotFound
 from flowkit.metadata.records import TaskRecord
 
+_HOOKS = "_ended"
+"""Where the end command of a scheduler's run keeps its log."""
+
 
 class _Logs(Group):
     """``logs PATH`` means ``logs show PATH``."""
@@ -78,6 +81,8 @@ def _show(
             Follower(storage, store, place, printer, attempt, tail).run()
             return
         tasks = tasks_of(store, place)
+        if place.step == _HOOKS:  # no task of the index: what the exit hooks of a scheduler's run wrote
+            tasks = iter([TaskRecord(place.run.flow, place.run.run, _HOOKS, "0", "succeeded")])
         first = list(islice(tasks, 2))
         printer = Printer(session.console, stream, timestamps, named=len(first) > 1)
         with session.console.paged():

@@ -45,6 +45,8 @@ from flowkit.runtime.start import PARAMETERS
 DELIVERY_SECONDS = 20.0
 """How long a task that is over waits for its records to arrive: its machine, and what waits on it, may be gone then."""
 _PAGE = 1_000
+_LONGEST_REASON = 500
+"""Characters of what a scheduler says: some of them list all tasks that failed."""
 
 
 def has_store(storage: Storage, metadata: str) -> bool:
@@ -306,6 +308,7 @@ def end_run(
         raise ValueError(f"no run ends {state}")
     if read_run(storage, flow, run) is None:
         return None
+    reason = " ".join(reason.split())[:_LONGEST_REASON] if reason else None
     parameters = read_manifest(storage, flow, run, *PARAMETERS)
     last = None if parameters is None else _last_step(storage, parameters)
     if last is None and state == "succeeded":

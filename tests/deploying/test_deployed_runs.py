@@ -15,9 +15,14 @@ from flowkit.exceptions import Conflict
 NIGHT = """
     import os
     import time
-    from flowkit import FlowSpec, current, retry, step
+    from flowkit import FlowSpec, current, exit_hook, retry, step
 
 
+    def tell(run):
+        print("sorry:", run.status, run.deployment)
+
+
+    @exit_hook(on_error=[tell])
     class NightFlow(FlowSpec):
         @step
         def start(self):
@@ -126,6 +131,7 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     shown = workspace.run("status", RUN, check=True).stdout
     assert "failed (work/1: ValueError: not yet)" in shown
     assert "deployed as plain/nightflow" in shown
+    assert workspace.run("logs", f"{RUN}/_ended", check=True).stdout == "sorry: failed plain/nightflow\n"
     # No container has made an index of its own.
     assert [str(path) for path in machine.rglob("*") if path.suffix in (".db", ".sqlite", ".sqlite3")] == []
 

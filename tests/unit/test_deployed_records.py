@@ -216,7 +216,7 @@ def run_record(store: MetadataStore) -> RunRecord:
     ("before", "told", "after"),
     [
         (None, ("failed", None), ("failed", None)),
-        (None, ("failed", "no room"), ("failed", "no room")),
+        (None, ("failed", "no\n  room" + "!" * 600), ("failed", "no room" + "!" * 493)),
         (None, ("cancelled", "by hand"), ("cancelled", "by hand")),
         (("failed", "work/0: it"), ("cancelled", "by hand"), ("cancelled", "by hand")),
         (("failed", "work/0: it"), ("cancelled", None), ("cancelled", "work/0: it")),
