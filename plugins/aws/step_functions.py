@@ -15,7 +15,8 @@ from flowkit.plugins.aws.batch import BatchBackend, defaults
 from flowkit.plugins.aws.batch_jobs import tag_problem, tag_value
 from flowkit.plugins.aws.event_bridge import machine_name, rules, schedule
 from flowkit.plugins.aws.machine_start import start_environment
-from flowkit.plugins.aws.state_machine import ENDED, Place, definition
+from flowkit.plugins.aws.machine_states import Place
+from flowkit.plugins.aws.state_machine import ENDED, definition
 from flowkit.plugins.aws.step_functions_apply import Applied, remove_starters
 from flowkit.plugins.aws.step_functions_calls import Account, account, call, wanted
 from flowkit.plugins.aws.step_functions_jobs import END, StepJob, step_jobs

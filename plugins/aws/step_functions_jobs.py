@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from flowkit.decorators.contract import ExecutorRequest
 from flowkit.deployer.target import Deployment
 from flowkit.plugins.aws.batch_jobs import MAX_NAME, OWN_TAGS, Defaults, Place, requests, tag_value
-from flowkit.plugins.aws.state_machine import HOST_LOST, Job
+from flowkit.plugins.aws.machine_states import HOST_LOST, Job
 from flowkit.runtime.backend import RemoteRun, Submission
 from flowkit.settings import settings
 

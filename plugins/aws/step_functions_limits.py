@@ -22,16 +22,19 @@ MAX_CONCURRENCY = 10_000
 MAX_INLINE_CONCURRENCY = 40
 INLINE_CHILDREN = 40
 """Up to how many children a Map is inline."""
-INLINE_EVENTS = 10_000
-"""What one inline Map may add to the history."""
+INLINE_EVENTS = 8_000
+"""What all inline Maps of an execution may add to the history."""
 EVENTS = {"Task": 6, "Parallel": 4, "Map": 4, "Pass": 2, "Choice": 2, "Wait": 2, "Succeed": 2, "Fail": 1}
 """Events of one passage through a state, without what is within it."""
-LOOP_TURNS = 500
+LOOP_TURNS = 400
 """Turns of a loop that are states of the machine."""
 TURN_EVENTS = 20
 """What a turn adds to the history."""
-LOOP_EVENTS = 15_000
+FEWEST_TURNS = 10
+LOOP_EVENTS = 8_000
 """What all loops of an execution may add to it."""
+MAX_DELAY = 31_622_399
+"""Seconds between two attempts."""
 GANG_POLLS = (15, 300)
 """Seconds until a gang is looked at for the first time, and at most."""
 MAX_OVERRIDES = 8192

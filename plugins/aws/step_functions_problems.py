@@ -13,10 +13,11 @@ from flowkit.plugins.aws.batch import defaults
 from flowkit.plugins.aws.batch_jobs import Place as Queue
 from flowkit.plugins.aws.batch_preflight import Check
 from flowkit.plugins.aws.event_bridge import cron_problem
-from flowkit.plugins.aws.state_machine import Place
+from flowkit.plugins.aws.machine_size import histories
+from flowkit.plugins.aws.machine_states import Place
 from flowkit.plugins.aws.step_functions_calls import wanted
 from flowkit.plugins.aws.step_functions_jobs import StepJob, job_definition, queue_of
-from flowkit.plugins.aws.step_functions_limits import MAX_DEFINITION, MAX_NAME, MAX_OVERRIDES
+from flowkit.plugins.aws.step_functions_limits import MAX_DEFINITION, MAX_HISTORY, MAX_NAME, MAX_OVERRIDES
 from flowkit.settings import settings
 
 _NAME = re.compile(r"[0-9A-Za-z_.-]+")
@@ -66,6 +67,10 @@ def size_problems(
     size = len(json.dumps(document["definition"], ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_DEFINITION:
         told = f"the state machine has {size:,} bytes, and AWS Step Functions takes {MAX_DEFINITION:,}"
+        found.append(Problem(told, None, "split the flow in two, the second with @trigger_on_finish"))
+    longest = histories(document["definition"])
+    if longest > MAX_HISTORY:
+        told = f"a run may have {longest:,} events in its history, and AWS Step Functions ends it after {MAX_HISTORY:,}"
         found.append(Problem(told, None, "split the flow in two, the second with @trigger_on_finish"))
     values = sum(len(parameter.default or "") for parameter in deployment.parameters)
     size = _FIXED + values + sum(len(name) + 30 for name, _ in start)
