@@ -8,13 +8,16 @@ run, whose arguments are fields of the payloads. A run that has succeeded posts 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from flowkit.deployer.target import Deployment, EventPlan, finish_event
 from flowkit.plugins.argo.pods import RUN_ID, Pods
+from flowkit.plugins.kubernetes.syntax import digest
 
 TOKEN = "FLOWKIT_ARGO_EVENTS_TOKEN"
 """The token of the webhook, where it wants one: a key of a secret of the end step (``@kubernetes(secrets=)``)."""
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 _TELL = """\
 import json, os, sys, time, urllib.request
 url, event = sys.argv[1], json.loads(sys.argv[2])
@@ -69,8 +72,7 @@ def sensor_document(
     arguments, parameters = _filled(deployment, heard)
     spec = {**run["spec"], "arguments": {"parameters": arguments}}
     trigger: dict[str, Any] = {
-        "name": "run",
-        "conditions": " && ".join(name for name, _ in heard),
+        "name": "run",  # without conditions: all events have to come
         "argoWorkflow": {
             "operation": "submit",
             "source": {"resource": {**run, "spec": spec}},
@@ -88,11 +90,13 @@ def sensor_document(
     }
     if hearing.service_account:
         document["template"] = {"serviceAccountName": hearing.service_account}
-    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Sensor", "metadata": metadata, "spec": document}
+    named = {**metadata, "name": sensor_name(deployment.name)}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Sensor", "metadata": named, "spec": document}
 
 
 def _dependency(name: str, plan: EventPlan, hearing: Hearing) -> dict[str, Any]:
-    wanted = {"path": "body.name", "type": "string", "value": [plan.name]}
+    # What stands here is a regular expression, which may fit anywhere in the text.
+    wanted = {"path": "body.name", "type": "string", "value": [f"^{_SPECIAL.sub(_quoted, plan.name)}$"]}
     return {
         "name": name,
         "eventSourceName": hearing.source,
@@ -130,6 +134,15 @@ def _filled(
         )
     arguments.append({"name": TRIGGER_ARGUMENT, "value": ""})
     return arguments, parameters
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
+
+
+def sensor_name(name: str) -> str:
+    """Return what the sensor of a deployment is called: without dots, which an EventBus cannot have in a name."""
+    return f"{name.replace('.', '-')}-{digest(name, 6)}" if "." in name else name
 
 
 def _path(key: str) -> str:

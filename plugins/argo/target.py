@@ -18,7 +18,7 @@ from flowkit.exceptions import Conflict, FlowkitError, NotFound, Problem
 from flowkit.metadata.records import State
 from flowkit.plugins.argo.client import PLURALS, ArgoClient
 from flowkit.plugins.argo.documents import DEPLOYMENT, FLOW, RECORD, documents, labels_of, run_of
-from flowkit.plugins.argo.events import Hearing
+from flowkit.plugins.argo.events import Hearing, sensor_name
 from flowkit.plugins.argo.limits import limit_problems
 from flowkit.plugins.argo.names import deployment_name
 from flowkit.plugins.argo.pods import CANCELLED
@@ -57,6 +57,10 @@ class ArgoWorkflows(Target):
         super().__init__(options)
         self._cluster = Cluster()
         self._client = ArgoClient(self._cluster, options.get("kubernetes_namespace") or None)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._cluster.close()
 
     @classmethod
     def default_name(cls, flow: str, project: str | None, branch: str | None) -> str:
@@ -137,9 +141,10 @@ class ArgoWorkflows(Target):
                 new = self._client.put(made[kind], ours=lambda found: _record_of(found) is not None)
                 lines.append(f"{kind} {deployment.name} {'made' if new else 'replaced'}")
             else:
-                found = self._client.get(kind, deployment.name)
+                name = _object_name(kind, deployment.name)
+                found = self._client.get(kind, name)
                 if found is not None and _record_of(found) is not None:
-                    self._client.delete(kind, deployment.name)
+                    self._client.delete(kind, name)
                     lines.append(f"{kind} {deployment.name} removed: this version of the flow has none")
         lines.append(f"in the namespace {self._client.namespace}")
         if "CronWorkflow" in made:
@@ -170,7 +175,7 @@ class ArgoWorkflows(Target):
     def delete(self, record: DeploymentRecord) -> None:
         # What starts runs goes first.
         for kind in ("CronWorkflow", "Sensor", "WorkflowTemplate"):
-            self._client.delete(kind, record.name)
+            self._client.delete(kind, _object_name(kind, record.name))
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -232,6 +237,10 @@ def _hearing() -> Hearing:
         given.argo_events_service_account,
         given.argo_events_webhook_url,
     )
+
+
+def _object_name(kind: str, name: str) -> str:
+    return sensor_name(name) if kind == "Sensor" else name
 
 
 def _record_of(item: Mapping[str, Any]) -> DeploymentRecord | None:

@@ -70,6 +70,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     for name in (spec["entrypoint"], spec.get("onExit", spec["entrypoint"])):
         if name not in templates:
             raise Refused(f"there is no template {name}")
+    main = _used(templates, spec["entrypoint"])
     ending = _used(templates, spec["onExit"]) if "onExit" in spec else set()
     for template in templates.values():
         known = names | {"workflow.name", "workflow.uid", "workflow.namespace"}
@@ -77,7 +78,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
         if template["name"] in ending:
             known = known | {"workflow.status"}
         _check_template(template, templates, known)
-    unused = templates.keys() - _used(templates, spec["entrypoint"]) - ending
+    unused = templates.keys() - main - ending
     if unused:
         raise Refused(f"nobody uses the templates {', '.join(sorted(unused))}")
 
@@ -197,15 +198,15 @@ def _validators() -> Mapping[str, Any]:
     import jsonschema
 
     definitions = json.loads(SCHEMA.read_text(encoding="utf-8"))["definitions"]
-    for definition in definitions.values():
-        if "properties" in definition:
+    for name, definition in definitions.items():
+        if name.endswith("K8SResource"):
+            definition.pop("properties")  # any object; in Go it is the bytes of one
+        elif "properties" in definition:
             definition["additionalProperties"] = False
-            for name in ("apiVersion", "kind"):
-                definition["properties"].setdefault(name, {"type": "string"})
+            for each in ("apiVersion", "kind"):
+                definition["properties"].setdefault(each, {"type": "string"})
     make = jsonschema.Draft7Validator
-    return {
-        kind: make({"$ref": f"#/definitions/{name}", "definitions": definitions}) for kind, name in _KINDS.items()
-    }
+    return {kind: make({"$ref": f"#/definitions/{name}", "definitions": definitions}) for kind, name in _KINDS.items()}
 
 
 def schema_problems(document: Mapping[str, Any]) -> Iterator[str]:

@@ -156,12 +156,21 @@ class Operation:
 
     def _late(self) -> bool:
         deadline = self.spec.get("activeDeadlineSeconds")
-        return deadline is not None and "workflow.status" not in self.known and time.monotonic() > self.started + deadline
+        return (
+            deadline is not None and "workflow.status" not in self.known and time.monotonic() > self.started + deadline
+        )
 
     # -- templates -----------------------------------------------------------------------------------------------------
 
     def _execute(
-        self, name: str, template_name: str, given: Mapping[str, str], depth: int, *, ending: bool, retried: bool = False
+        self,
+        name: str,
+        template_name: str,
+        given: Mapping[str, str],
+        depth: int,
+        *,
+        ending: bool,
+        retried: bool = False,
     ) -> Node | None:
         """Bring a node forward, or make it; None where it must wait to be made."""
         template = self.templates[template_name]
