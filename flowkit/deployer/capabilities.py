@@ -63,8 +63,10 @@ def _steps(fits: Callable[[Deployment, str], bool]) -> Callable[[Deployment], li
     return uses
 
 
-def _flow(fits: Callable[[Deployment], bool]) -> Callable[[Deployment], list[tuple[str, Location | None]]]:
-    return lambda deployment: [("", None)] if fits(deployment) else []
+def _flow(
+    fits: Callable[[Deployment], bool], decorator: str = ""
+) -> Callable[[Deployment], list[tuple[str, Location | None]]]:
+    return lambda deployment: [("", deployment.places.get(decorator))] if fits(deployment) else []
 
 
 def _body_is_long(deployment: Deployment, node: Node) -> bool:
@@ -102,12 +104,16 @@ FEATURES: tuple[Feature, ...] = (
     Feature("environment", "`@environment`", _steps(_decorated("environment"))),
     Feature("secrets", "`@secrets`", _steps(_decorated("secrets"))),
     Feature("resources", "`@resources`", _steps(_decorated("resources"))),
-    Feature("schedule", "`@schedule`", _flow(lambda flow: flow.schedule is not None)),
-    Feature("time_zone", "`@schedule(timezone=…)`", _flow(lambda flow: bool(flow.schedule and flow.schedule.timezone))),
+    Feature("schedule", "`@schedule`", _flow(lambda flow: flow.schedule is not None, "schedule")),
+    Feature(
+        "time_zone",
+        "`@schedule(timezone=…)`",
+        _flow(lambda flow: bool(flow.schedule and flow.schedule.timezone), "schedule"),
+    ),
     Feature("parameters", "parameters, with defaults of deploy time", _flow(lambda flow: bool(flow.parameters))),
-    Feature("events", "`@trigger`", _flow(lambda flow: bool(flow.events))),
-    Feature("on_finish", "`@trigger_on_finish`", _flow(lambda flow: bool(flow.finishes))),
-    Feature("exit_hooks", "`@exit_hook`", _flow(lambda flow: flow.on_success or flow.on_error)),
+    Feature("events", "`@trigger`", _flow(lambda flow: bool(flow.events), "trigger")),
+    Feature("on_finish", "`@trigger_on_finish`", _flow(lambda flow: bool(flow.finishes), "trigger_on_finish")),
+    Feature("exit_hooks", "`@exit_hook`", _flow(lambda flow: flow.on_success or flow.on_error, "exit_hook")),
     Feature("concurrency", "`--concurrency forbid` or `replace`", _flow(lambda flow: flow.concurrency != "allow")),
     Feature("priority", "`--priority`", _flow(lambda flow: flow.priority is not None)),
     Feature("notifications", "`--notify-on-error`, `--notify-on-success`", _flow(lambda flow: False)),
@@ -124,7 +130,7 @@ TABLE: dict[str, dict[str, Cell]] = {
     "local": {
         **_ALL,
         "priority": Cell("no", "runs start when they are due"),
-        "suspend": Cell("no"),
+        "suspend": Cell("no", "a run's client goes on until it is ended"),
     },
     "argo-workflows": {**_ALL},
     "step-functions": {
@@ -140,8 +146,8 @@ TABLE: dict[str, dict[str, Cell]] = {
         **_ALL,
         "events": Cell("no", "nothing listens for them"),
         "on_finish": Cell("no", "nothing listens for them"),
-        "priority": Cell("no"),
-        "suspend": Cell("no"),
+        "priority": Cell("no", "a Job has none"),
+        "suspend": Cell("no", "a run's client goes on until it is ended"),
     },
 }
 """What each target makes of each feature. A test runs what a cell claims."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from flowkit.decorators.contract import Attempts, ExecutorRequest
-from flowkit.exceptions import Problem
+from flowkit.exceptions import Location, Problem
 from flowkit.metadata.records import State
 from flowkit.model.deployed import ATTEMPT as ATTEMPT
 from flowkit.model.deployed import FINAL as FINAL
@@ -166,8 +166,8 @@ class Deployment:
         Its fixed environment variables.
     client_command : tuple of str
         Where runs are a client's (`Target.client_run`) and the target starts it in a container: its command. Which run
-        it is, `RUN` tells, its parameters `PARAMETER`; the fixed variables are `end_environment`. Started again with the
-        same run, it goes on with it; it exits with `FINAL` where that is of no use.
+        it is, `RUN` tells, its parameters `PARAMETER`; the fixed variables are `end_environment`. Started again with
+        the same run, it goes on with it; it exits with `FINAL` where that is of no use.
     root : str
         The datastore.
     user, token, namespace : str
@@ -192,6 +192,8 @@ class Deployment:
         For people.
     file : str
         The flow's file.
+    places : mapping of str to Location
+        Where the decorators of the flow stand, by their names.
     """
 
     name: str
@@ -224,6 +226,7 @@ class Deployment:
     title: str = ""
     description: str = ""
     file: str = ""
+    places: Mapping[str, Location] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
