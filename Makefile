@@ -7,6 +7,10 @@ DEMO ?= .venv-demo
 # The client that the metadata service is tried with; apart, since flowkit needs nothing of it.
 METAFLOW ?= .venv-metaflow
 METAFLOW_VERSION ?= 2.19.39
+# The Airflows that flows are deployed to in tests: both lines, each in an environment of its own.
+AIRFLOW ?= .venv-airflow
+AIRFLOW_VERSION ?= 3.3.2
+AIRFLOW2_VERSION ?= 2.11.0
 PYTEST_ARGS ?= -n auto --dist worksteal
 
 PACKAGED := flowkit plugins metadata_service tutorials
@@ -20,11 +24,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The suite and the demo see only what is installed here.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help demo test test-docker test-deploying soak check format lint types test-pythons bench clean
+.PHONY: help demo test test-airflow test-docker test-deploying soak check format lint types test-pythons bench clean
 
 help:
 	@echo "make demo          train digit classifiers on real data, and look at the result"
 	@echo "make test          run the whole test suite"
+	@echo "make test-airflow  run flows on a real Airflow, of both lines"
 	@echo "make test-docker   run steps and AWS Batch jobs in real containers (starts a Docker daemon where it can)"
 	@echo "make test-deploying  run random flows and long stories on every scheduler that flows are deployed to"
 	@echo "make soak          attack it for a quarter of an hour: kills, full disks, damage, random flows"
@@ -49,6 +54,11 @@ demo: $(DEMO)/package.stamp
 test: export FLOWKIT_TEST_METAFLOW = $(abspath $(METAFLOW))/bin/python
 test: $(VENV)/package.stamp $(METAFLOW)/metaflow-$(METAFLOW_VERSION).stamp
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Airflow 2 is not to be had for Pythons later than 3.12: there it is left out.
+test-airflow: $(VENV)/package.stamp $(AIRFLOW)/airflow-$(AIRFLOW_VERSION)-$(AIRFLOW2_VERSION).stamp
+	FLOWKIT_TEST_AIRFLOW="$$(printf '%s:' $(abspath $(AIRFLOW))/*/bin/python)" \
+		$(VENV)/bin/python -m pytest -n 2 --dist loadgroup tests/airflow
 
 # Says what it installs and starts; stops it in the end.
 test-docker: $(VENV)/package.stamp
@@ -108,6 +118,23 @@ $(VENV)/package.stamp: $(VENV)/deps.stamp $(SOURCES) $(DESCRIPTION)
 
 $(METAFLOW)/metaflow-$(METAFLOW_VERSION).stamp: $(METAFLOW)/venv.stamp
 	$(METAFLOW)/bin/python -m pip install --quiet 'metaflow==$(METAFLOW_VERSION)'
+	@touch $@
+
+# uv finds versions that fit together in seconds, where pip takes many minutes.
+$(AIRFLOW)/airflow-$(AIRFLOW_VERSION)-$(AIRFLOW2_VERSION).stamp:
+	rm -rf $(AIRFLOW)
+	$(PYTHON) -m venv $(AIRFLOW)/uv
+	$(AIRFLOW)/uv/bin/python -m pip install --quiet uv
+	@set -e; for version in $(AIRFLOW_VERSION) $(AIRFLOW2_VERSION); do \
+		if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' && [ "$${version%%.*}" = 2 ]; then \
+			echo "Airflow $$version is left out: it does not run on this Python"; continue; \
+		fi; \
+		echo "installing Airflow $$version"; \
+		$(PYTHON) -m venv $(AIRFLOW)/$$version; \
+		$(AIRFLOW)/uv/bin/uv pip install --quiet --python $(AIRFLOW)/$$version/bin/python "apache-airflow==$$version" \
+			apache-airflow-providers-amazon apache-airflow-providers-cncf-kubernetes; \
+	done
+	rm -rf $(AIRFLOW)/uv
 	@touch $@
 
 $(DEMO)/package.stamp: $(DEMO)/venv.stamp $(SOURCES) $(DESCRIPTION)
