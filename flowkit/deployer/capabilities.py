@@ -140,7 +140,11 @@ TABLE: dict[str, dict[str, Cell]] = {
     },
     "airflow": {
         **_ALL,
-        "events": Cell("no", "Airflow has none from outside"),
+        "num_parallel": Cell("part", "with `--executor local`"),
+        "events": Cell("part", "as assets (datasets) of Airflow, which its REST API is told of"),
+        "on_finish": Cell("part", "of flows on the same Airflow"),
+        "concurrency": Cell("part", "`forbid` lets one run wait; no `replace`"),
+        "suspend": Cell("no", "Airflow pauses DAGs, not their runs"),
     },
     "kubernetes": {
         **_ALL,

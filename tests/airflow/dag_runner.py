@@ -1,9 +1,9 @@
 """Runs DAGs in the Airflow of the interpreter that runs this file (2 or 3), and tells how they ended.
 
 ``python dag_runner.py ORDERS ANSWERS``: ORDERS is a JSON file with ``[[dag file, configuration], …]``; into ANSWERS
-goes a JSON list with an object for each: ``dag``, ``run`` (Airflow's id), ``state``, ``tasks`` (``[id, map index, state,
-tries]``) or ``errors`` where the file cannot be imported. ``dag.test()`` carries tasks out one after the other, as
-Airflow's scheduler would start them: with trigger rules, mapping, branches and retries.
+goes a JSON list with an object for each: ``dag``, ``run`` (Airflow's id), ``state``, ``tasks`` (each ``[id, map index,
+state, tries]``) or ``errors`` where the file cannot be imported. ``dag.test()`` carries tasks out one after the other,
+as Airflow's scheduler would start them: with trigger rules, mapping, branches and retries.
 """
 
 import json
