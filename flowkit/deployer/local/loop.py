@@ -107,8 +107,7 @@ class Scheduler:
         self._lease: SchedulerLease | None = None
         self._troubles: dict[str, str] = {}
         self._asked: set[str] = set()
-        self._refused: dict[str, str] = {}
-        self._said: dict[str, str] = {}
+        self._failed: dict[str, starts.Failure] = {}
         self._next: dict[str, tuple[Any, float | None]] = {}
         self._tidied = 0.0
         self._idle = False
@@ -211,22 +210,24 @@ class Scheduler:
             self._lease.renew()
         self._reap()
         self._idle = True
+        undecided: set[str] = set()
         records = list(read_records(self._storage, "local"))
         for record in records:
             try:
-                self._look_after(record)
+                undecided.update(self._look_after(record))
                 self._well(record.name)
             except LeaseLost:
                 raise
             except FlowkitError as error:
                 self._idle = False
                 self._trouble(record.name, error)
+        self._failed = {run: failure for run, failure in self._failed.items() if run in undecided}
         if self._clock() - self._tidied > TIDY_EVERY:
             self._tidied = self._clock()
             self._work.tidy_code({code_name(record) for record in records})
 
-    def _look_after(self, record: DeploymentRecord) -> None:
-        """Do what is to be done for one deployment."""
+    def _look_after(self, record: DeploymentRecord) -> list[str]:
+        """Do what is to be done for one deployment, and return the runs that are to begin."""
         if self._lease is not None:
             self._lease.check()
         source = self._sources.of(record.metadata)
@@ -242,7 +243,7 @@ class Scheduler:
         memory, chosen = starts.ready(memory, now, self._work.alive)
         if memory != before and not write_memory(self._storage, record.name, memory, version):
             self._idle = False
-            return  # somebody else has written meanwhile: looked at again next time
+            return [each.run for each in memory.decided]  # somebody else has written meanwhile: looked at again
         self._idle = self._idle and not (memory.active or memory.decided or notes)
         for note in notes:
             self._say(note)
@@ -252,9 +253,10 @@ class Scheduler:
             self._asked.discard(run)
             self._work.tidy(record.name, run)
         self._stop_others(plan, source, memory, now)
+        return [each.run for each in memory.decided]
 
     def _given_up(self, plan: Plan, memory: Memory, now: float) -> Decision:
-        return starts.given_up(memory, self._refused, now, self._work.alive, self._said)
+        return starts.given_up(memory, self._failed, now, self._work.alive)
 
     def _scheduled(self, plan: Plan, memory: Memory, now: float) -> Decision:
         """Look at the schedule, but only when something is due by it."""
@@ -271,8 +273,7 @@ class Scheduler:
         """Find out which runs have begun, and which are over."""
         begun = {each.run for each in memory.decided if each.tries and source.has_begun(plan.flow, each.run)}
         for run in begun:
-            self._refused.pop(run, None)
-            self._said.pop(run, None)
+            self._failed.pop(run, None)
         memory = starts.began(memory, begun, now)
         notes = []
         over = set()
@@ -314,7 +315,7 @@ class Scheduler:
         try:
             self._work.start(record, firing)
         except FlowkitError as error:
-            self._refused[firing.run] = error.headline
+            self._note_failure(firing.run, error.headline, refused=False)
             self._say(f"{record.flow}/{firing.run} cannot be started: {error.headline}")
             return
         again = f", for the {firing.tries}. time" if firing.tries > 1 else ""
@@ -326,9 +327,12 @@ class Scheduler:
             if code == 0 or code == TAKEN:
                 continue
             words = self._work.last_words(name, run) or f"exit code {code}"
-            if code in REFUSED:
-                self._refused[run] = words
-            self._said[run] = words
+            self._note_failure(run, words, refused=code in REFUSED)
+
+    def _note_failure(self, run: str, words: str, *, refused: bool) -> None:
+        """Note that a run did not begin; of one that has, nothing comes of it."""
+        before = self._failed.get(run)
+        self._failed[run] = starts.Failure(before.times + 1 if before else 1, words, refused)
 
     def _stop_others(self, plan: Plan, source: Source, memory: Memory, now: float) -> None:
         """Ask runs to stop that are to be replaced, or have taken too long."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from flowkit.deployer.local.firings import PAUSES, RECENT, TRIES, Decision, Firing, Memory
 
@@ -31,7 +32,7 @@ def ready(memory: Memory, now: float, ours: Collection[str] = ()) -> tuple[Memor
     begun = {*memory.active, *(each.run for each in memory.decided if each.tries)}
     for firing in memory.decided:
         waits = now - firing.decided < PATIENCE and not begun.isdisjoint(firing.after)
-        if firing.run in ours or now < firing.not_before or waits or firing.tries >= TRIES:
+        if firing.run in ours or now < firing.not_before or waits:
             kept.append(firing)
             continue
         pause = PAUSES[min(firing.tries, len(PAUSES) - 1)]
@@ -56,35 +57,36 @@ def over(memory: Memory, runs: Collection[str]) -> Memory:
     return replace(memory, active={run: when for run, when in memory.active.items() if run not in runs})
 
 
-def given_up(
-    memory: Memory,
-    refused: Mapping[str, str],
-    now: float,
-    ours: Collection[str] = (),
-    said: Mapping[str, str] | None = None,
-) -> Decision:
+class Failure(NamedTuple):
+    """How processes of a run ended before it had begun: how often, the last one's words, whether it was refused."""
+
+    times: int
+    words: str
+    refused: bool = False
+
+
+def given_up(memory: Memory, failed: Mapping[str, Failure], now: float, ours: Collection[str] = ()) -> Decision:
     """Return what is remembered without the firings that cannot begin.
 
     Parameters
     ----------
     memory : Memory
-    refused : mapping
-        Runs that are refused every time, and why.
+    failed : mapping
+        Of the runs whose processes this scheduler has seen to end before the run had begun. That one was started by a
+        scheduler which was killed then is no failure of it.
     now : float
     ours : collection of str
         Runs whose process is alive.
-    said : mapping, optional
-        What the processes of runs said before they ended: for those that were tried often enough.
     """
     hopeless: dict[str, str] = {}
     for firing in memory.decided:
-        if firing.run in ours:
+        failure = failed.get(firing.run)
+        if failure is None or firing.run in ours:
             continue
-        if firing.run in refused:
-            hopeless[firing.run] = refused[firing.run]
-        elif firing.tries >= TRIES and now >= firing.not_before:
-            words = (said or {}).get(firing.run)
-            hopeless[firing.run] = f"it did not begin, started {firing.tries} times" + (f": {words}" if words else "")
+        if failure.refused:
+            hopeless[firing.run] = failure.words
+        elif failure.times >= TRIES:
+            hopeless[firing.run] = f"it did not begin, started {failure.times} times: {failure.words}"
     if not hopeless:
         return Decision(memory)
     kept = tuple(each for each in memory.decided if each.run not in hopeless)
