@@ -190,6 +190,8 @@ class _Deploy(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find out which target it is before the options are read."""
+        (to,) = (each for each in self.params if each.name == "to")
+        self._target = to.resolve_envvar_value(ctx) or DEFAULT
         for position, word in enumerate(args):
             option, equals, value = word.partition("=")
             if option == "--to" and (equals or position + 1 < len(args)):

@@ -81,6 +81,7 @@ class _Creation:
         self._values: DeployValues | None = None
         self._package: Package | None = None
         self._root = _planned_root(session)
+        self._storage: Storage | None = None
         self._unfit: tuple[Problem, ...] = ()
 
     def show(self) -> int:
@@ -104,7 +105,7 @@ class _Creation:
         """Deploy."""
         from flowkit.deployer.records import write_record
 
-        session, target = self._session, self._target
+        target = self._target
         planned = self._validate(ask=True)
         found = target.find(planned.name)
         decision = decide(
@@ -117,8 +118,7 @@ class _Creation:
             project=planned.project,
             branch=planned.branch,
         )
-        storage = session.storage(create=True)
-        self._root = storage.root
+        storage = self._open()
         package = store_package(storage, self._packed())
         planned = self._gather(package, decision.token)
         template = self._store_template(storage, planned)
@@ -143,7 +143,7 @@ class _Creation:
             Whether the service is asked, too.
         """
         session, target, wrong = self._session, self._target, _Wrong()
-        valid = wrong.tried(lambda: session.prepare(executor_specs(target)))
+        valid = wrong.tried(lambda: session.prepare(executor_specs(target, session.decospecs)))
         deployment: Deployment | None = None
         try:
             wrong.tried(self._packed)
@@ -154,6 +154,8 @@ class _Creation:
         except Exception:
             if valid:  # else it is no flow, which may look like anything: what is wrong with it is told
                 raise
+        if ask and self._remote:
+            wrong.tried(self._open)
         if ask and deployment is not None:
             planned = deployment
             wrong.tried(lambda: wrong.problems.extend(target.preflight(planned)))
@@ -163,8 +165,13 @@ class _Creation:
 
     def _look(self, deployment: Deployment, wrong: _Wrong) -> None:
         """Find out what the target cannot do, and what shows only in its document."""
+        from flowkit.datastore.layout import deployment_file
         from flowkit.deployer.capabilities import refusals
 
+        try:
+            deployment_file(self._target.name, deployment.name)
+        except FlowkitError as error:
+            wrong.problems.append(Problem(error.headline, hint="give another name: --name"))
         if self._order.name is not None and deployment.project is not None:
             where = next(
                 (item.location for item in self._session.definition.decorators if item.name == "project"), None
@@ -187,6 +194,19 @@ class _Creation:
 
             self._package = build(self._session)
         return self._package
+
+    @property
+    def _remote(self) -> bool:
+        from flowkit.datastore.root import scheme_of
+
+        return scheme_of(self._root) is not None
+
+    def _open(self) -> Storage:
+        """Return the datastore, opened once; a folder is made."""
+        if self._storage is None:
+            self._storage = self._session.storage(create=True)
+            self._root = self._storage.root
+        return self._storage
 
     def _gather(
         self, package: StoredPackage, token: str, template: str = _STAND_IN, created: float = 0.0

@@ -7,7 +7,7 @@ is uploaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.decorators.attach import executor_request, policy, services
@@ -170,6 +170,7 @@ def gather(
         title=asked.title or called,
         description=asked.description or _summary(definition),
         file=definition.file,
+        places={item.name: item.location for item in definition.decorators if item.location is not None},
     )
     return Gathered(deployment, (*found.problems, *_problems(definition, target, root)))
 
@@ -189,9 +190,8 @@ def _client(
     from flowkit.runtime.bootstrap import client_command
 
     top, words = list(client.get("top", ())), list(client.get("run", ()))
-    for spec in executor_specs(target):
-        if spec not in (*top, *words):
-            words += ["--with", spec]
+    for spec in executor_specs(target, (*top, *words)):
+        words += ["--with", spec]
     services = {plan.request.name for plan in steps.values() if plan.request.name}
     return tuple(
         client_command(
@@ -207,9 +207,18 @@ def _client(
     )
 
 
-def executor_specs(target: Target) -> tuple[str, ...]:
-    """Return the decorators that a target's flows get as ``--with`` would give them: its service, for steps without."""
-    return (target.executor,) if target.executor is not None else ()
+def executor_specs(target: Target, given: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the decorators that a target's flows get as ``--with`` would give them: its service, for steps without.
+
+    Parameters
+    ----------
+    target : Target
+    given : iterable of str
+        What ``--with`` says already: where it names the service, that holds, with its attributes.
+    """
+    if target.executor is None or any(spec.partition(":")[0].strip() == target.executor for spec in given):
+        return ()
+    return (target.executor,)
 
 
 def tries(attempts: Attempts) -> int:

@@ -74,7 +74,7 @@ def deployment_of(
     session = Session(definition, Console(), root=root, metadata=metadata, decospecs=tuple(decospecs))
     session.options = dict(top or {})
     session.settle({})
-    session.prepare(executor_specs(made))
+    session.prepare(executor_specs(made, session.decospecs))
     package = StoredPackage(PACKAGE_KEY, 4096, "flow.py", definition.name)
     found = gather(
         definition,
