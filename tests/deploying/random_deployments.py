@@ -44,7 +44,7 @@ class RandomProgram:
 
     Parameters
     ----------
-    seed : int
+    seed : int or str
         Decides everything.
     size : int
         About how many blocks it has.
@@ -63,9 +63,10 @@ class RandomProgram:
         What it uses.
     """
 
-    def __init__(self, seed: int, *, size: int = 3, most: int = 24, gangs: bool = True) -> None:
+    def __init__(self, seed: int | str, *, size: int = 3, most: int = 24, gangs: bool = True) -> None:
         self._gangs = gangs
-        number = seed
+        self.name = str(seed)
+        number = 0
         while True:  # the first that is not too large
             self._random = random.Random(f"{seed} {number}")
             self._steps: list[str] = []
@@ -75,7 +76,7 @@ class RandomProgram:
             self._build(size)
             if self.tasks <= most:
                 break
-            number += 1_000_003
+            number += 1
         chance = self._random
         given = {"alpha": chance.randint(0, 99), "word": chance.choice(["a b", "it's \"$(HOME)\" $$ {x} ä", ""]),
                  "ratio": 0.25, "flag": True, "table": {"rows": [1, None, "x"]}}  # fmt: skip
@@ -272,6 +273,20 @@ class RandomProgram:
             self.features.add("resources")
             decorators.append("@resources(cpu=1, memory=200)")
         return decorators, lines
+
+
+def chosen(target: str, more: int) -> list[RandomProgram]:
+    """Return the flows for a target: a few small ones that have everything in them together, and some more."""
+    found: list[RandomProgram] = []
+    missing, seed = set(FEATURES), 0
+    while missing:
+        program = RandomProgram(f"{target} {seed}", size=3, most=14)
+        seed += 1
+        # At first only those that bring much: there should not be many.
+        if len(program.features & missing) >= max(1, min(7 - seed // 10, len(missing))):
+            found.append(program)
+            missing -= program.features
+    return found + [RandomProgram(f"{target} more {number}") for number in range(more)]
 
 
 HEAD = [

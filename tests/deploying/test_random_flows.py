@@ -16,23 +16,25 @@ import pytest
 from deployments import deployment_of, target_of
 from plain_scheduler import PlainScheduler
 from plain_target import deploy_here
-from random_deployments import FEATURES, RandomProgram
+from random_deployments import FEATURES, RandomProgram, chosen
 from random_runs import SECONDS, as_texts, begin, compare, over, triggered
 
 from flowkit.deployer.capabilities import TARGETS, refusals
 
-SEEDS = range(int(os.environ.get("RANDOM_FLOWS", "6")))
-"""For each scheduler, under ``make test-deploying``."""
+MORE = int(os.environ.get("RANDOM_FLOWS", "4"))
+"""Flows for each scheduler under ``make test-deploying``, besides those that have everything in them together."""
 
 
-def small(seed: int) -> RandomProgram:
-    """Return a flow of few tasks, since each is a container."""
-    return RandomProgram(seed, size=2, most=16)
+def flows_for(target: str, more: int = MORE) -> Any:
+    """Return the mark that gives a test one flow after the other."""
+    return pytest.mark.parametrize("program", [pytest.param(each, id=each.name) for each in chosen(target, more)])
 
 
 def test_random_flows_have_everything_in_them() -> None:
     found = set().union(*(RandomProgram(seed).features for seed in range(60)))
     assert found == FEATURES
+    for target in TARGETS:
+        assert set().union(*(program.features for program in chosen(target, 0))) == FEATURES
 
 
 AIRFLOW = ({"file": "dag.py"}, {"file": "dag.py", "executor": "local"})
@@ -75,15 +77,14 @@ def test_a_random_flow_by_coordinates_alone(workspace: Any) -> None:
 
 
 @pytest.mark.deploying
-@pytest.mark.parametrize("seed", SEEDS)
-def test_on_the_plain_scheduler(workspace: Any, seed: int) -> None:
-    on_the_plain_scheduler(workspace, RandomProgram(seed + 100))
+@flows_for("plain")
+def test_on_the_plain_scheduler(workspace: Any, program: RandomProgram) -> None:
+    on_the_plain_scheduler(workspace, program)
 
 
 @pytest.mark.deploying
-@pytest.mark.parametrize("seed", SEEDS)
-def test_in_the_box(workspace: Any, seed: int) -> None:
-    program = RandomProgram(seed + 200)
+@flows_for("local")
+def test_in_the_box(workspace: Any, program: RandomProgram) -> None:
     here = begin(workspace, program)
     run = triggered(workspace, "local", program)
     assert over(workspace, run) == "succeeded"
@@ -91,11 +92,10 @@ def test_in_the_box(workspace: Any, seed: int) -> None:
 
 
 @pytest.mark.deploying
-@pytest.mark.parametrize("seed", SEEDS)
-def test_on_argo_workflows(folder_user: Any, argo: Any, seed: int) -> None:
+@flows_for("argo-workflows")
+def test_on_argo_workflows(folder_user: Any, argo: Any, program: RandomProgram) -> None:
     from argo_fixtures import run_on_argo
 
-    program = small(seed + 300)
     here = begin(folder_user, program)
     done = run_on_argo(folder_user, argo, parameters=program.parameters, target="argo-on-folder")
     assert done.state == "succeeded", f"{argo.tell(done.workflow)}\n{program.source}"
@@ -103,11 +103,10 @@ def test_on_argo_workflows(folder_user: Any, argo: Any, seed: int) -> None:
 
 
 @pytest.mark.deploying
-@pytest.mark.parametrize("seed", SEEDS)
-def test_on_step_functions(cloud: Any, machines: Any, seed: int) -> None:
+@flows_for("step-functions")
+def test_on_step_functions(cloud: Any, machines: Any, program: RandomProgram) -> None:
     from machine_service import execution_of, run_through_step_functions, story
 
-    program = small(seed + 400)
     here = begin(cloud, program)
     run, state = run_through_step_functions(machines, cloud, parameters=as_texts(program.parameters))
     told = story(machines, execution_of(machines, run)["executionArn"]) if state != "succeeded" else ""
@@ -116,11 +115,10 @@ def test_on_step_functions(cloud: Any, machines: Any, seed: int) -> None:
 
 
 @pytest.mark.deploying
-@pytest.mark.parametrize("seed", range(0, len(SEEDS), 2))
-def test_as_a_cronjob(argo_user: Any, kubernetes_api: Any, seed: int) -> None:
+@flows_for("kubernetes", MORE // 2)
+def test_as_a_cronjob(argo_user: Any, kubernetes_api: Any, program: RandomProgram) -> None:
     known = kubernetes_api.controller.knobs.node_environment
     kubernetes_api.set(node_environment={**known, "KUBECONFIG": argo_user.env["KUBECONFIG"]})
-    program = small(seed + 500)
     here = begin(argo_user, program)
     run = triggered(argo_user, "kubernetes", program)
     name = run.partition("/kubernetes-")[2]
