@@ -51,6 +51,11 @@ def stage(storage: Storage, manifest: Manifest) -> None:
     storage.create(path, [json.dumps(manifest.to_json(), separators=(",", ":")).encode()])
 
 
+def has_staged(storage: Storage, flow: str, run: str, step: str, task: str, attempt: int) -> bool:
+    """Whether a node has put its result where the control node finds it: its own part of the attempt went well."""
+    return storage.info(_staged_file(flow, run, step, task, attempt)) is not None
+
+
 def wait_for_nodes(
     storage: Storage, flow: str, run: str, step: str, control_task: str, attempt: int, size: int
 ) -> None:

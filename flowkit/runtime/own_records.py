@@ -37,7 +37,7 @@ from flowkit.metadata.store import MetadataStore
 from flowkit.model.coordinates import TaskRef
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
-from flowkit.runtime.gang import nodes_of, publish
+from flowkit.runtime.gang import OTHER_FAILED, has_staged, nodes_of, publish
 from flowkit.runtime.own_attempts import kind_of
 from flowkit.runtime.retries import decide
 from flowkit.runtime.start import PARAMETERS
@@ -199,7 +199,7 @@ class OwnRecords:
         return records
 
     def _failed(self, began: float) -> list[Record]:
-        ref, attempt = self._launch.ref, self._launch.attempt
+        attempt = self._launch.attempt
         failure: Failure | None = None
         again = None
         try:
@@ -210,10 +210,32 @@ class OwnRecords:
             self._broken(error)
         reason = failure.message if failure is not None else "it ended without a result"
         now = time.time()
+        cancelled = failure is not None and failure.kind == "cancelled"
+        state: State = "pending" if again is not None else "cancelled" if cancelled else "failed"
+        tasks = self._tasks(state, began, now, reason)
+        if self._launch.gang:
+            tasks = [self._node(task, failure) for task in tasks]
         if again is not None:
-            return [*self._tasks("pending", began, now, reason)]
-        state: State = "cancelled" if failure is not None and failure.kind == "cancelled" else "failed"
-        return [*self._tasks(state, began, now, reason), *self._ended(state, f"{ref}: {reason}")]
+            return [*tasks]
+        told = next((task for task in tasks if not (task.reason or "").endswith(OTHER_FAILED)), tasks[0])
+        return [*tasks, *self._ended(state, f"{told.step}/{told.task}: {told.reason}")]
+
+    def _node(self, task: TaskRecord, control: Failure | None) -> TaskRecord:
+        """Return the record of a node of a gang that failed: with what it said itself, where it did.
+
+        One whose own part went well is told to have failed with the gang, which nobody else would.
+        """
+        place = (self._storage, self._run.flow, self._run.run, task.step, task.task)
+        try:
+            failure = read_failure(*place, task.attempt)
+            if failure is None and control is not None and has_staged(*place, task.attempt):
+                message = control.message if control.message.endswith(OTHER_FAILED) else f"node 0 {OTHER_FAILED}"
+                failure = replace(control, message=message, traceback=None, usage=None)
+                write_failure(*place, failure)
+        except FlowkitError as error:
+            self._broken(error)
+            return task
+        return task if failure is None else task._replace(reason=failure.message)
 
     def _ended(self, state: State, reason: str | None) -> list[Record]:
         """Note that the run has ended, unless somebody has; return its record as it stands."""
@@ -338,6 +360,7 @@ def _first_failure(storage: Storage, flow: str, run: str) -> str | None:
     """Return how the first task failed that did, of those whose processes could not end the run; from one listing."""
     failed: dict[tuple[str, str], tuple[float, int]] = {}
     done: set[tuple[str, str]] = set()
+    found: list[str] = []
     for entry in storage.walk(run_folder(flow, run)):
         parts = entry.path.split("/")[3:]
         if len(parts) == 3 and parts[2] == "manifest.json":
@@ -348,8 +371,10 @@ def _first_failure(storage: Storage, flow: str, run: str) -> str | None:
     for place in sorted(failed.keys() - done, key=lambda place: (failed[place][0], place)):
         failure = read_failure(storage, flow, run, *place, failed[place][1])
         if failure is not None:
-            return f"{'/'.join(place)}: {failure.message}"
-    return None
+            found.append(f"{'/'.join(place)}: {failure.message}")
+            if not failure.message.endswith(OTHER_FAILED):
+                return found[-1]
+    return found[0] if found else None
 
 
 def _settle_records(storage: Storage, store: MetadataStore, record: RunRecord, parameters: Manifest | None) -> None:

@@ -29,6 +29,7 @@ from flowkit.model.coordinates import Coordinates
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
+from flowkit.runtime.gang import stage
 from flowkit.runtime.own_records import OwnRecords, end_run, has_store
 
 FLOW, RUN = "Night", "argo-night-x7k2"
@@ -210,6 +211,30 @@ def run_record(store: MetadataStore) -> RunRecord:
     record = store.run(FLOW, RUN)
     assert record is not None
     return record
+
+
+def test_the_nodes_of_a_gang_tell_what_each_of_them_knows(storage: Storage, store: MetadataStore) -> None:
+    run = Scheduled(storage, store)
+
+    def broken() -> int:
+        run.fail("work", "1", 0, "ValueError: node one")
+        stage(storage, Manifest(FLOW, RUN, "work", "2", 0, {}, Transition("linear", ("join",))))
+        run.fail("work", "0", 0, "TaskError: node 1 of the gang failed")
+        return 1
+
+    launch = Launch("work", Coordinates((0,)), gang=4)
+    for policy, state in ((TWICE, "pending"), (Attempts(), "failed")):
+        work = broken if state == "pending" else lambda: 1
+        OwnRecords(storage, store, run.parameters, launch, policy, print).carry_out(work)
+        other = (state, "TaskError: node 1 of the gang failed")
+        told = {each.task: (each.state, each.reason) for each in store.tasks(FLOW, RUN, "work")}
+        assert told == {"0": other, "1": (state, "ValueError: node one"), "2": other, "3": other}
+    assert shown(store) == run.ended == ("failed", "work/1: ValueError: node one")
+    storage.delete(end_file(FLOW, RUN))
+    assert run.end("failed").reason == "work/1: ValueError: node one"
+    new = MemoryMetadata()
+    rebuild(storage, new)
+    assert tasks(new) == {f"work/{node}": ("failed", 0) for node in range(3)}  # the fourth one never came to begin
 
 
 @pytest.mark.parametrize(
