@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.decorators.attach import executor_request, policy, services
 from flowkit.decorators.contract import Attempts, ExecutorRequest
-from flowkit.deployer.target import Concurrency, Deployment, DeploymentRecord, StepPlan, Target
+from flowkit.deployer.target import Concurrency, Deployment, DeploymentRecord, ParameterPlan, StepPlan, Target
 from flowkit.deployer.values import DeployValues, deploy_values
 from flowkit.exceptions import Problem
 from flowkit.model.deployed import NOTIFY
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flowkit.runtime.bootstrap import StoredPackage
 
 _MEGABYTE = 1024 * 1024
+_LONGEST_DEFAULT = 4096
+"""Characters of a default in a document, since schedulers limit these (the input of a state machine to 256 KB in all).
+A longer one is in the template only, from which a run takes what it is not given."""
 
 
 class Asked(NamedTuple):
@@ -144,7 +147,7 @@ def gather(
         flow=definition.name,
         graph=definition.graph,
         steps=steps,
-        parameters=found.parameters,
+        parameters=found.parameters if target.client_run else _short(found.parameters),
         schedule=found.schedule,
         events=found.events,
         finishes=found.finishes,
@@ -173,6 +176,14 @@ def gather(
         places={item.name: item.location for item in definition.decorators if item.location is not None},
     )
     return Gathered(deployment, (*found.problems, *_problems(definition, target, root)))
+
+
+def _short(parameters: tuple[ParameterPlan, ...]) -> tuple[ParameterPlan, ...]:
+    """Return parameters without defaults that are too long for a document."""
+    return tuple(
+        plan._replace(default=None) if plan.default is not None and len(plan.default) > _LONGEST_DEFAULT else plan
+        for plan in parameters
+    )
 
 
 def _client(
@@ -323,7 +334,7 @@ def _record(
         root=root,
         template=template,
         package=package._asdict(),
-        parameters=found.parameters,
+        parameters=found.parameters if target.client_run else _short(found.parameters),
         project=found.project,
         branch=found.branch,
         schedule=found.schedule.cron if found.schedule else None,

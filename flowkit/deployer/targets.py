@@ -61,7 +61,8 @@ def checked_parameters(record: DeploymentRecord, given: Mapping[str, Any]) -> di
     record : DeploymentRecord
         What is to run.
     given : mapping
-        Values by the parameter's name (dashes may be underscores) or attribute: of its type, or texts.
+        Values by the parameter's name (dashes may be underscores) or attribute: of its type, or texts. None is as if
+        it were not given.
 
     Raises
     ------
@@ -79,6 +80,8 @@ def checked_parameters(record: DeploymentRecord, given: Mapping[str, Any]) -> di
             known = ", ".join(each.name for each in record.parameters) or "none"
             wrong.append(f"{record.name} has no parameter '{name}' ({near or f'it has: {known}'})")
             continue
+        if value is None:
+            continue  # as if it were not given
         try:
             found[plan.attribute] = json.dumps(_typed(plan, value), ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -93,8 +96,6 @@ def checked_parameters(record: DeploymentRecord, given: Mapping[str, Any]) -> di
 
 def _typed(plan: ParameterPlan, value: Any) -> Any:
     """Return a value of a parameter's kind, or raise ValueError with what it takes."""
-    if value is None and not plan.required:
-        return None
     read = {"integer": _integer, "number": _number, "boolean": _boolean}.get(plan.kind)
     if read is not None:
         return read(value)
