@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ SHAPES = {
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Compile as somebody does who has set nothing."""
     monkeypatch.setenv("FLOWKIT_HOME", str(tmp_path / "none"))
     for name in [name for name in os.environ if name.startswith("FLOWKIT_KUBERNETES") or "ARGO" in name]:
@@ -141,6 +142,9 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLOWKIT_CONTAINER_IMAGE", "python:3.12-slim")
     monkeypatch.setenv("FLOWKIT_ARGO_EVENTS_WEBHOOK_URL", "http://events.argo:12000/flowkit")
     monkeypatch.chdir(tmp_path)
+    settings(reload=True)
+    yield
+    monkeypatch.undo()
     settings(reload=True)
 
 
