@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import stat
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -278,3 +281,44 @@ def test_deploying_from_python(workspace, scheduler):
     workspace.write("flow.py", FLOW)
     workspace.python(API, check=True)
     assert [path.name for path in workspace.path.iterdir() if path.suffix == ".py"] == ["flow.py"]
+
+
+class _Chat(BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.told.put((self.path, json.loads(body)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def chat():
+    """A chat's webhook; ``told`` has the messages."""
+    with HTTPServer(("127.0.0.1", 0), _Chat) as server:
+        server.told = queue.Queue()
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_people_are_told_how_runs_ended(workspace, chat):
+    workspace.write("flow.py", FLOW.replace("self.next(self.end)", "assert self.rate < 1; self.next(self.end)"))
+    made = workspace.run("deploy", "--notify-on-error", "--notify-on-success", "--name", "told", check=True)
+    env = {"FLOWKIT_NOTIFY_URL": f"http://127.0.0.1:{chat.server_port}/hook-secret"}
+    runs = []
+    for rate in (0.5, 2):
+        workspace.run("local", "--name", "told", "trigger", "--rate", rate, "--run-id-file", "id", env=env, check=True)
+        runs.append((workspace.path / "id").read_text())
+    messages = [chat.told.get(timeout=60) for _ in runs]
+    assert {path for path, _ in messages} == {"/hook-secret"}
+    told = dict(message["text"].split(" ", 1) for _, message in messages)
+    assert told[f"Train/{runs[0]}"] == "succeeded"
+    assert told[f"Train/{runs[1]}"].startswith("failed: ")
+    assert "hook-secret" not in made.output + (workspace.path / ".flowkit/deployments/local/told.json").read_text()
