@@ -229,7 +229,10 @@ def _last_run(session: Session, storage: Storage, store: MetadataStore) -> str:
     if latest:
         return latest[0].run
     others = store.runs(flow, RunFilter(limit=1))
-    hint = f"run {others[0].run} is by {others[0].user}: --origin-run-id {others[0].run}" if others else None
+    hint = None
+    if others:
+        whose = others[0].deployment or others[0].user
+        hint = f"run {others[0].run} is by {whose}: --origin-run-id {others[0].run}"
     raise NotFound(f"you ({session.user}) have no run of {flow} to resume", hint or "start one with: run")
 
 

@@ -145,12 +145,15 @@ def _deployed(
     """Run a task that a foreign scheduler started: its parents, and which kind of attempt this is, are found here."""
     from flowkit.model.deployed import FINAL
     from flowkit.runtime.own_attempts import kind_of
+    from flowkit.runtime.own_rounds import asked_again
     from flowkit.runtime.start import policies, task_config
     from flowkit.runtime.task import run_attempt
 
     definition, run = session.definition, manifest.run
     policy = policies(definition)[launch.step]
     kind = kind_of(storage, definition.name, run, launch, launch.attempt, policy)
+    if kind is None and asked_again(storage, definition.name, run, launch):
+        kind = "user"
     if kind is None:
         session.console.warn("The attempts before this one have decided it: the task failed, and is not tried again.")
         _decided(session, storage, manifest, launch, node, record)

@@ -56,6 +56,11 @@ def end_file(flow: str, run: str) -> str:
     return f"{run_folder(flow, run)}/end.json"
 
 
+def round_file(flow: str, run: str) -> str:
+    """Return the object that says when a scheduler last had a run that was over try again."""
+    return f"{run_folder(flow, run)}/round.json"
+
+
 def tags_file(flow: str, run: str) -> str:
     """Return the object with a run's user tags."""
     return f"{run_folder(flow, run)}/tags.json"

@@ -6,9 +6,9 @@ store. A task that dies without a word stays ``running`` until somebody speaks f
 (`OwnRecords.tell`), a later attempt, or the end command (`end_run`).
 
 How a run ended is in ``end.json``. The first task that fails for good writes it, and what fails after it adds nothing.
-The commit of the last step takes its place, whatever it says. An attempt that begins after one that had failed for
-good is the scheduler's own retry: it takes the ending back, and the run goes on. The end command, which comes when
-nothing of the run goes on, says what no task could, and settles it.
+The commit of the last step takes its place, whatever it says. The end command, which comes when nothing of the run
+goes on, says what no task could, and settles it. An attempt that begins after one that had failed for good was asked
+for at the scheduler: it takes the ending back, and the run goes on (`flowkit.runtime.own_rounds`).
 
 Where the datastore is remote and no service keeps the records, tasks write the datastore only: an index made in a
 container would be gone with it, and those who look on make their own (`flowkit.client.remote_index`).
@@ -23,10 +23,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flowkit.datastore.layout import end_file, run_folder
+from flowkit.datastore.layout import run_folder
 from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
 from flowkit.datastore.many import mapped_over
-from flowkit.datastore.runs import change_end, read_end, read_run
+from flowkit.datastore.runs import change_end, read_run
 from flowkit.datastore.storage import Storage
 from flowkit.decorators.contract import Attempts
 from flowkit.exceptions import DataError, FlowkitError, StoreError
@@ -39,7 +39,7 @@ from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.runtime.gang import OTHER_FAILED, has_staged, nodes_of, publish
 from flowkit.runtime.own_attempts import kind_of
-from flowkit.runtime.retries import decide
+from flowkit.runtime.own_rounds import begin_round
 from flowkit.runtime.start import PARAMETERS
 
 DELIVERY_SECONDS = 20.0
@@ -144,22 +144,13 @@ class OwnRecords:
     def _reopen(self) -> list[Record]:
         """Take the run's end back, where the scheduler tries a task again that had failed for good."""
         try:
-            if self._launch.attempt == 0 or not self._failed_for_good():
-                return []
-            end = read_end(self._storage, self._run.flow, self._run.run)
-            if end is None or end.get("state") == "succeeded":
-                return []
-            self._storage.delete(end_file(self._run.flow, self._run.run))
+            where = (self._storage, self._run.flow, self._run.run)
+            again = kind_of(*where, self._launch, self._launch.attempt, self._policy) is None
+            reopened = again and begin_round(*where)
         except FlowkitError as error:
             self._broken(error)
             return []
-        return [self._run]
-
-    def _failed_for_good(self) -> bool:
-        """Whether the attempt before this one was to be the last."""
-        before = self._launch._replace(attempt=self._launch.attempt - 1)
-        failure = self._failure(before.attempt)
-        return failure is not None and decide(self._policy, before, failure).kind is None
+        return [self._run] if reopened else []
 
     def _tasks(
         self,

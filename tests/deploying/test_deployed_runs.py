@@ -152,4 +152,8 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     resumed = flowkit.Flow("NightFlow").latest_run
     assert (resumed.id, resumed.origin_pathspec, resumed.deployment) == ("1", f"NightFlow/{RUN}", None)
     assert (resumed.status, resumed.data.total) == ("succeeded", 1)
+    # And so it would at its scheduler, where somebody has the failed task tried once more.
+    assert container("work", "1") == 0, night.output
+    until(look, lambda seen: seen == ("running", None))
+    until(lambda: states("work"), lambda seen: seen == {"0": "succeeded", "1": "succeeded"})
     assert {task.id: task.origin_pathspec for task in resumed["work"]} == {"0": f"NightFlow/{RUN}/work/0", "1": None}

@@ -12,7 +12,7 @@ import pytest
 from flowkit.client import remote_index
 from flowkit.client.rebuild import SETTLED_SECONDS, rebuild
 from flowkit.client.remote_index import RemoteIndex
-from flowkit.datastore.layout import attempt_folder, end_file, index_file
+from flowkit.datastore.layout import attempt_folder, end_file, index_file, round_file
 from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.manifests import write_failure, write_manifest
 from flowkit.datastore.memory import MemoryStorage
@@ -31,6 +31,7 @@ from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
 from flowkit.runtime.gang import stage
 from flowkit.runtime.own_records import OwnRecords, end_run, has_store
+from flowkit.runtime.own_rounds import asked_again, begin_round
 
 FLOW, RUN = "Night", "argo-night-x7k2"
 NAME = "argo-workflows/night.prod"
@@ -211,6 +212,32 @@ def run_record(store: MetadataStore) -> RunRecord:
     record = store.run(FLOW, RUN)
     assert record is not None
     return record
+
+
+def test_what_had_failed_is_tried_again_where_somebody_asks_for_it(storage: Storage) -> None:
+    run = Scheduled(storage, None)
+
+    def asked(task: str, attempt: int) -> bool:
+        return asked_again(storage, FLOW, RUN, Launch("work", Coordinates((int(task),)), attempt=attempt))
+
+    for task in ("0", "1"):
+        run.task("work", task, "no luck", policy=Attempts())
+        assert not asked(task, 1)  # other tasks may go on: this is the scheduler, which cannot tell
+    assert not begin_round(storage, FLOW, "another")
+    run.end("failed")
+    assert asked("0", 1)
+    assert asked("1", 1)
+    run.task("work", "0", "again no luck", attempt=1, policy=Attempts())
+    assert run.ended == ("failed", "work/0: again no luck")
+    storage.delete(end_file(FLOW, RUN))  # as if it were still at work
+    assert asked("1", 1)
+    assert not asked("0", 2)
+    storage.replace(round_file(FLOW, RUN), [b"torn"])
+    assert not asked("1", 1)
+    run.commit("end", "0")
+    run.end("failed")
+    assert not asked("1", 1)
+    assert not begin_round(storage, FLOW, RUN)
 
 
 def test_the_nodes_of_a_gang_tell_what_each_of_them_knows(storage: Storage, store: MetadataStore) -> None:
