@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,6 +14,8 @@ import click
 from flowkit.cli.console import Console
 from flowkit.datastore.root import open_storage
 
+_STOPS_WITHIN = 10.0
+"""Seconds for which the end of a scheduler in a thread is waited for: whatever it waits for itself, nothing is lost."""
 _POLL = "Seconds between two looks. Default: 1 for a folder, 10 for a datastore behind a network."
 
 
@@ -44,12 +46,7 @@ def _serve(console: Console, root: str | None, once: bool, until_idle: bool, pol
     from flowkit.deployer.local.loop import Scheduler
 
     storage = open_storage(root, create=True)
-
-    def told(line: str) -> None:
-        console.data(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
-        console.flush()
-
-    scheduler = Scheduler(storage, told, poll=poll)
+    scheduler = Scheduler(storage, _teller(console), poll=poll)
     if once:
         scheduler.once()
         return 0
@@ -58,6 +55,40 @@ def _serve(console: Console, root: str | None, once: bool, until_idle: bool, pol
         scheduler.run(stop, lambda active: _ready(console, storage.root, active), until_idle=until_idle)
     console.say("Stopped. Runs that it has started go on." if stop.is_set() else "Nothing is due, and no run goes on.")
     return 0
+
+
+@contextmanager
+def beside(console: Console, root: str | None, poll: float | None = None) -> Iterator[None]:
+    """Have a scheduler at work, in a thread, for as long as the context lasts; nothing of it outlives that but runs.
+
+    Raises
+    ------
+    StoreError
+        If the datastore cannot be opened.
+    """
+    from flowkit.deployer.local.loop import Scheduler
+
+    storage = open_storage(root, create=True)
+    stop = threading.Event()
+
+    def work() -> None:
+        Scheduler(storage, _teller(console), poll=poll).run(stop, lambda active: _ready(console, storage.root, active))
+
+    thread = threading.Thread(target=work, name="flowkit-scheduler", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(_STOPS_WITHIN)
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    def told(line: str) -> None:
+        console.data(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        console.flush()
+
+    return told
 
 
 def _ready(console: Console, root: str, active: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -56,8 +57,12 @@ def start_command(console: Console) -> click.Command:
         warn_of_password(console)
         options = {_NAMES.get(name, name): value for name, value in given.items() if value not in (None, ())}
         options["access_log"] = not options.pop("no_access_log", False)
+        scheduler, root = options.pop("scheduler", False), options.pop("datastore_root", None)
+        if root is not None and not scheduler:
+            raise UsageError("--datastore-root is that of the scheduler", "give --scheduler, too")
         server = load("services", "metadata").configured(database=database, **options)
-        server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN, console))
+        with _scheduler(console, root) if scheduler else nullcontext():
+            server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN, console))
         console.say("Stopped.")
         return 0
 
@@ -178,6 +183,8 @@ def _options() -> list[click.Parameter]:
             metavar="SECONDS",
             help="How long listeners may be away and miss nothing. Default: a day.",
         ),
+        click.Option(["--scheduler"], is_flag=True, help="Be the scheduler in the box, too: flowkit scheduler."),
+        click.Option(["--datastore-root"], help="Of the scheduler. Default: the nearest .flowkit."),
         _option("--pool", type=click.IntRange(1, 1000), metavar="N", help="Database connections. Default: 10."),
     ]
 
@@ -186,6 +193,13 @@ _NAMES = {"allow_host": "allowed_hosts", "allow_origin": "allowed_origins"}
 _START = """Start the metadata service, and serve until it is stopped (Ctrl-C, SIGTERM).
 
 Every option can be given as a variable too: FLOWKIT_SERVICE_<OPTION>."""
+
+
+def _scheduler(console: Console, root: str | None) -> AbstractContextManager[None]:
+    """Return a context in which a scheduler is at work beside the service."""
+    from flowkit.cli.scheduler import beside
+
+    return beside(console, root)
 
 
 def _teller(console: Console, server: Any) -> Callable[[str], None]:

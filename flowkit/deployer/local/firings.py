@@ -26,7 +26,7 @@ MOST_CAUGHT_UP = 1_000
 """Of the firings that were missed, so many of the newest are made up for (``--catch-up all``)."""
 TRIES = 3
 """How often a run is started that ends before it has begun."""
-PAUSES = (10.0, 60.0)
+PAUSES = (5.0, 60.0)
 """Seconds between these tries."""
 RECENT = 50
 """Firings that are remembered though nothing came of them."""

@@ -191,7 +191,7 @@ class Scheduler:
         except LeaseLost as error:
             self._say(f"{error.headline}: another scheduler is at work, this one waits.")
             self._lease = None
-        except FlowkitError as error:
+        except (FlowkitError, OSError) as error:
             self._trouble("", error)
 
     # -- one look --------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Scheduler:
                 self._well(record.name)
             except LeaseLost:
                 raise
-            except FlowkitError as error:
+            except Exception as error:  # the border to one deployment, whose record may hold anything
                 self._idle = False
                 self._trouble(record.name, error)
         self._failed = {run: failure for run, failure in self._failed.items() if run in undecided}
@@ -314,9 +314,10 @@ class Scheduler:
     def _start(self, record: DeploymentRecord, firing: Firing) -> None:
         try:
             self._work.start(record, firing)
-        except FlowkitError as error:
-            self._note_failure(firing.run, error.headline, refused=False)
-            self._say(f"{record.flow}/{firing.run} cannot be started: {error.headline}")
+        except (FlowkitError, OSError, ValueError, TypeError) as error:
+            words = error.headline if isinstance(error, FlowkitError) else f"{type(error).__name__}: {error}"
+            self._note_failure(firing.run, words, refused=False)
+            self._say(f"{record.flow}/{firing.run} cannot be started: {words}")
             return
         again = f", for the {firing.tries}. time" if firing.tries > 1 else ""
         self._say(f"{record.flow}/{firing.run} started ({_why(firing)}){again}")
@@ -357,9 +358,12 @@ class Scheduler:
     def _say(self, line: str) -> None:
         self._told(line)
 
-    def _trouble(self, what: str, error: FlowkitError) -> None:
+    def _trouble(self, what: str, error: Exception) -> None:
         """Say what does not work, once until it does again or something else does not."""
-        text = error.headline + (f" ({error.hint})" if error.hint else "")
+        if isinstance(error, FlowkitError):
+            text = error.headline + (f" ({error.hint})" if error.hint else "")
+        else:
+            text = f"{type(error).__name__}: {error}"
         if self._troubles.get(what) != text:
             self._troubles[what] = text
             self._say(f"{what}: {text}" if what and what != "lease" else text)
