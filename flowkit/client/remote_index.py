@@ -228,9 +228,11 @@ class RemoteIndex(SqliteMetadata):
             return None  # what is damaged never happened
 
     def _read_again(self, record: RunRecord) -> RunRecord | None:
-        """Return a run that had not ended, as it is now."""
-        if read_end(self._storage, record.flow, record.run) is not None:
-            return self._read(record.flow, record.run)
+        """Return a run that had not ended, or may go on, as it is now; None where nothing has changed."""
+        end = read_end(self._storage, record.flow, record.run)
+        if end is not None:
+            same = (end.get("state"), end.get("finished")) == (record.state, record.finished)
+            return None if same else self._read(record.flow, record.run)
         return still_held(self._storage, record._replace(state="running", reason=None, finished=None))
 
     def _look_at_run(self, flow: str, run: str) -> None:

@@ -393,7 +393,11 @@ def test_a_laptop_follows_a_run_of_a_scheduler(laptop: Callable[[Storage], Remot
     assert tasks(index)["work/0"] == ("running", 0)
     run.commit("work", "0")  # it had begun before the other one failed
     assert tasks(index)["work/0"] == ("succeeded", 0)
+    reads: list[str] = []
+    storage.read = lambda path: reads.append(path) or MemoryStorage.read(storage, path)  # type: ignore[method-assign,assignment,func-returns-value]
     assert [(each.run, each.state) for each in index.runs(FLOW, RunFilter())] == [(RUN, "failed")]
+    assert reads == [end_file(FLOW, RUN)]  # nothing is new, and no more is asked
+    del storage.read  # type: ignore[method-assign]
     run.task("work", "1", attempt=1, policy=Attempts())
     assert [(each.run, each.state) for each in index.runs(FLOW, RunFilter())] == [(RUN, "running")]
     assert tasks(index)["work/1"] == ("succeeded", 0)
