@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Request, routing
 
@@ -23,12 +23,14 @@ from flowkit.metadata_service.audit import Audit, about, begin
 from flowkit.metadata_service.configuration import Configuration
 from flowkit.metadata_service.limits import Bodies, Gone, Rates, check_head, too_many
 from flowkit.metadata_service.metrics import Application, Message, Receive, Send
-from flowkit.metadata_service.oidc import Oidc
 from flowkit.metadata_service.origins import Origins
 from flowkit.metadata_service.problems import status_of, told_of
 from flowkit.metadata_service.refused import Refused, forbidden, unknown
 from flowkit.metadata_service.store import ServiceStore
 from flowkit.metadata_service.tokens import PREFIX, Tokens
+
+if TYPE_CHECKING:
+    from flowkit.metadata_service.oidc import Oidc
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,11 @@ class Guard:
         self._guarded = configuration.guarded
         self._origins = Origins(configuration)
         self._tokens = Tokens(store)
-        wanted = configuration.oidc_issuer or configuration.oidc_audience
-        self._oidc = Oidc(configuration) if wanted else None
+        self._oidc: Oidc | None = None
+        if configuration.oidc_issuer or configuration.oidc_audience:
+            from flowkit.metadata_service.oidc import Oidc  # a tenth of what a start imports
+
+            self._oidc = Oidc(configuration)
         self._rates = Rates(configuration.requests_per_second, 2 * configuration.requests_per_second)
         self._failures = Rates(FAILURES_PER_SECOND, FAILURES)
         self._bodies = Bodies(configuration.max_body)
