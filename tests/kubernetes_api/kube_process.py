@@ -50,6 +50,7 @@ class Container:
             "HOME": work,
             "TMPDIR": work,
             "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",  # else every pod's linear algebra takes all processors
             **variables,
         }
         with open(self.log, "wb") as log:

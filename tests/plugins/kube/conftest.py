@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,21 +22,19 @@ ACCOUNT = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAU
 
 
 @pytest.fixture(scope="session")
-def endpoint() -> Iterator[str]:
-    """An S3."""
+def endpoint(moto_endpoint: str) -> str:
+    """An S3 with a bucket."""
     boto3 = pytest.importorskip("boto3")
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
     client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="id", aws_secret_access_key="key", region_name="us-east-1"
+        "s3",
+        endpoint_url=moto_endpoint,
+        aws_access_key_id="id",
+        aws_secret_access_key="key",
+        region_name="us-east-1",
     )
     client.create_bucket(Bucket="runs")
     client.close()
-    yield url
-    server.stop()
+    return moto_endpoint
 
 
 @pytest.fixture
