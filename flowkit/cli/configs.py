@@ -56,6 +56,8 @@ def config_options(definition: FlowDefinition) -> list[click.Parameter]:
             metavar=f"[{choice}] JSON",
             help="Give the values of a config.",
         ),
+        # From a deployment to its runs: the values of deploy time, which no parser reads again.
+        click.Option(["--stored-configs"], hidden=True, allow_from_autoenv=False),
     ]
 
 
@@ -109,7 +111,8 @@ def _values_for(session: Session, given: Given) -> dict[str, Any]:
     if not session.definition.configs:
         return {}
     if given.command != "resume":
-        return given_values(session, given)
+        stored = given.place.get("stored_configs")
+        return given_values(session, given) if stored is None else _stored(session, stored)
     if given.files or given.values:
         raise UsageError(
             "resume takes no --config and no --config-value: a run that is resumed keeps its configs",
@@ -121,6 +124,17 @@ def _values_for(session: Session, given: Given) -> dict[str, Any]:
 
     storage = session.storage()
     return values_of_run(session, storage, parameters_to_resume(session, storage, given.rest))
+
+
+def _stored(session: Session, text: str) -> dict[str, Any]:
+    """Return the values that a deployment has kept."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UsageError("--stored-configs is no JSON mapping from attributes to values", "it is for deployments only")
+    return {attribute: values.get(attribute) for attribute in session.definition.configs}
 
 
 class Given(NamedTuple):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _STAND_IN = "0" * 64
 """A key of a blob, while it is not known yet."""
+_LONGEST_WORD = 100_000
+"""Characters of one word of a command: Linux takes 128 KB."""
 
 
 class Order(NamedTuple):
@@ -180,6 +182,9 @@ class _Creation:
             wrong.problems.append(
                 Problem("--name: a flow of a @project is called after its project and branch", where, hint)
             )
+        if self._target.client_run and any(len(word) > _LONGEST_WORD for word in _config_words(self._session)):
+            headline = f"the flow's configs have more than {_LONGEST_WORD:,} characters, too many to start a run with"
+            wrong.problems.append(Problem(headline, hint="keep what is large in a file that a step reads"))
         found = [*self._unfit, *refusals(self._target.name, deployment), *self._target.problems(deployment)]
         wrong.problems += found
         if not found:
@@ -389,13 +394,7 @@ def _config_words(session: Session) -> list[str]:
         return []
     import json
 
-    from flowkit.model.configs import options
-
-    words: list[str] = []
-    for attribute, value in session.definition.stored_configs.items():
-        if value is not None:
-            words += ["--config-value", options(session.definition.configs[attribute]).name, json.dumps(value)]
-    return words
+    return ["--stored-configs", json.dumps(session.definition.stored_configs, ensure_ascii=False)]
 
 
 def _check_file(path: str | None) -> None:

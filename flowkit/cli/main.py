@@ -128,7 +128,7 @@ def _group(session: Session) -> LazyGroup:
         session.metadata = _checked_metadata(metadata)
         session.decospecs = tuple(dict.fromkeys((*default_decospecs(), *values.pop("decospecs"))))
         session.package_suffixes = values.pop("package_suffixes")
-        for option in ("config", "config_value"):
+        for option in ("config", "config_value", "stored_configs"):
             values.pop(option, None)  # they were read before the commands were made
         session.options = values
         ctx = click.get_current_context()

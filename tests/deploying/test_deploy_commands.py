@@ -308,9 +308,13 @@ def chat():
         thread.join()
 
 
-def test_people_are_told_how_runs_ended(workspace, chat):
-    workspace.write("flow.py", FLOW.replace("self.next(self.end)", "assert self.rate < 1; self.next(self.end)"))
+def test_a_run_has_the_values_of_when_it_was_deployed_and_people_are_told_how_it_ended(workspace, chat):
+    flow = FLOW.replace("self.next(self.end)", "assert self.rate < float(self.limits['most']); self.next(self.end)")
+    parsed = 'limits = Config("limits", default="limits.txt", parser=lambda text: dict([text.split()]))\n        name ='
+    workspace.write("flow.py", flow.replace("name =", parsed, 1))
+    workspace.write("limits.txt", "most 1")
     made = workspace.run("deploy", "--notify-on-error", "--notify-on-success", "--name", "told", check=True)
+    workspace.write("limits.txt", "most 0")
     env = {"FLOWKIT_NOTIFY_URL": f"http://127.0.0.1:{chat.server_port}/hook-secret"}
     runs = []
     for rate in (0.5, 2):
