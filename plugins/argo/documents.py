@@ -14,7 +14,7 @@ from flowkit.model.cron import to_five_fields
 from flowkit.plugins.argo.dags import TRIGGER_ARGUMENT, dag_templates
 from flowkit.plugins.argo.events import Hearing, finish_template, sensor_document
 from flowkit.plugins.argo.names import Names
-from flowkit.plugins.argo.pods import CANCELLED, PROGRAM, Pods
+from flowkit.plugins.argo.pods import PROGRAM, Pods
 from flowkit.plugins.kubernetes.manifests import Defaults, literal
 from flowkit.plugins.kubernetes.syntax import OWN_PREFIX, label_value
 
@@ -54,7 +54,7 @@ def workflow_template(deployment: Deployment, defaults: Defaults, hearing: Heari
         "onExit": ended,
         "arguments": {"parameters": _arguments(deployment, pods)},
         "parallelism": max(1, deployment.max_workers),
-        "workflowMetadata": {"labels": run_labels(deployment), "annotations": {CANCELLED: "no"}},
+        "workflowMetadata": {"labels": run_labels(deployment)},
         "podMetadata": {
             "labels": {"app.kubernetes.io/name": "flowkit", FLOW: label_value(deployment.flow)},
             # Removing a node to save money must not cost the task that runs on it.

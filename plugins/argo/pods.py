@@ -87,7 +87,8 @@ class Pods:
 
     def end(self, name: str) -> dict[str, Any]:
         """Return the template of the container that ends a run which did not get to its end step."""
-        # Who stops a run by flowkit says so in an annotation first: Argo itself calls it failed.
+        # Who stops a run by flowkit says so in an annotation of the workflow: Argo itself calls it failed. The template
+        # must not have it among its ``workflowMetadata``, which count before the workflow's own.
         state = f"{{{{=workflow.annotations['{CANCELLED}'] == 'yes' ? 'cancelled' : workflow.status}}}}"
         told = {**self._deployment.end_environment, RUN: RUN_ID, STATE: state}
         template = self.container(self.end_request(), self._deployment.end_command, told, name, None)

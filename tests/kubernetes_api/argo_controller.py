@@ -136,8 +136,8 @@ class Argo:
         for each, value in given.items():
             known.setdefault(each, {"name": each})["value"] = value
         spec["arguments"] = {"parameters": list(known.values())}
-        for kind in ("labels", "annotations"):
-            added = spec["workflowMetadata"].get(kind) or {}
+        for kind, first in (("labels", {}), ("annotations", {"workflows.argoproj.io/pod-name-format": "v2"})):
+            added = {**first, **(spec["workflowMetadata"].get(kind) or {})}
             self.api.store.update(
                 "workflows", namespace, name,
                 lambda item, kind=kind, added=added: item["metadata"].update(

@@ -53,9 +53,11 @@ def replace(document: Any, known: Mapping[str, str], *, strict: bool = False) ->
             source = json.loads(f'"{tag[1:]}"')
             try:
                 value = evaluate(source, nested(known))
-            except Unknown as error:
+            except Unknown:
+                value = None
+            if value is None:
                 if strict:
-                    raise Refused(f"failed to evaluate {source!r}: {error}") from None
+                    raise Refused(f"failed to evaluate {source!r}")
                 return found[0]
             value = str(value) if not isinstance(value, bool) else str(value).lower()
         else:
@@ -288,10 +290,10 @@ class _Parser:
 
 def _look(known: Mapping[str, Any], path: list[str]) -> Any:
     found: Any = known
-    for part in path:
-        if not isinstance(found, Mapping) or part not in found:
+    for depth, part in enumerate(path):
+        if not isinstance(found, Mapping) or (not depth and part not in found):
             raise Unknown(".".join(path))
-        found = found[part]
+        found = found.get(part)  # what a map does not have is nil
     return found
 
 
@@ -301,7 +303,16 @@ def _truth(value: Any, source: str) -> bool:
     return value
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "asInt": int,
-    "sprig.replace": lambda old, new, text: text.replace(old, new),
-}
+def _as_int(value: Any) -> int:
+    if value is None:
+        raise Unknown("nil")
+    return int(value)
+
+
+def _replace(old: str, new: str, text: Any) -> str:
+    if text is None:
+        raise Unknown("nil")
+    return str(text).replace(old, new)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"asInt": _as_int, "sprig.replace": _replace}

@@ -74,7 +74,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     ending = _used(templates, spec["onExit"]) if "onExit" in spec else set()
     for template in templates.values():
         known = names | {"workflow.name", "workflow.uid", "workflow.namespace"}
-        known |= {f"workflow.annotations.{key}" for key in spec["workflowMetadata"].get("annotations", {})}
+        known |= {"workflow.annotations.flowkit/cancelled"}  # of the workflow itself, where somebody sets it
         if template["name"] in ending:
             known = known | {"workflow.status"}
         _check_template(template, templates, known)

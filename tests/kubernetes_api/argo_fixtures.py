@@ -143,7 +143,7 @@ def ended(argo: Argo, run: str, *, seconds: float = 240.0) -> Ended:
     name = run.removeprefix("argo-")
     phase = argo.wait(name, seconds=seconds)
     workflow = argo.api.store.get("workflows", "default", name)
-    cancelled = workflow["metadata"]["annotations"].get("flowkit/cancelled") == "yes"
+    cancelled = workflow["metadata"].get("annotations", {}).get("flowkit/cancelled") == "yes"
     state = "cancelled" if cancelled and phase != "Succeeded" else phase.lower()
     return Ended(f"{workflow['metadata']['labels']['flowkit/flow']}/{run}", state, name)
 

@@ -113,10 +113,11 @@ class Operation:
         self.see(metadata)
 
     def see(self, metadata: Mapping[str, Any]) -> None:
-        """Take what the workflow is labelled with now."""
-        for kind in ("labels", "annotations"):
-            for key, value in (metadata.get(kind) or {}).items():
-                self.known[f"workflow.{kind}.{key}"] = value
+        """Take what the workflow is labelled with now; what its template says counts before that."""
+        for given in (metadata, self.spec["workflowMetadata"]):
+            for kind in ("labels", "annotations"):
+                for key, value in (given.get(kind) or {}).items():
+                    self.known[f"workflow.{kind}.{key}"] = value
 
     @property
     def over(self) -> bool:
@@ -139,7 +140,7 @@ class Operation:
             ended = self._execute(f"{self.name}.onExit", self.spec["onExit"], {}, 0, ending=True)
             if ended is None or not ended.fulfilled:
                 return
-            if ended.phase in (FAILED, ERROR):
+            if ended.phase in (FAILED, ERROR) and status == SUCCEEDED:
                 status, message = ended.phase, ended.message
         self.phase, self.message = status, message
 
@@ -288,9 +289,10 @@ class Operation:
         for output in template.get("outputs", {}).get("parameters", []):
             source = output["valueFrom"]
             try:
-                node.outputs[output["name"]] = str(evaluate(source["expression"], nested(known)))
+                value = evaluate(source["expression"], nested(known))
             except Unknown:
-                node.outputs[output["name"]] = source["default"]
+                value = None
+            node.outputs[output["name"]] = source["default"] if value is None else str(value)
 
     @staticmethod
     def _results(mine: Mapping[str, Node | None]) -> dict[str, str]:

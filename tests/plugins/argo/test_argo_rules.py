@@ -77,7 +77,7 @@ def operation_of(source: str, answer: Callable[[str, str, int], Answer | None], 
     """A workflow of a flow."""
     deployment = deployment_of(source, "argo-workflows", **options)
     spec = ArgoWorkflows({}).compile(deployment)["items"][0]["spec"]
-    notes = {"annotations": spec["workflowMetadata"]["annotations"]}
+    notes = {"annotations": {"workflows.argoproj.io/pod-name-format": "v2"}}
     return Operation("wf", "0123-uid", "default", spec, notes, Told(answer))
 
 
