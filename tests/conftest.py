@@ -25,6 +25,11 @@ MARKER = "WORKSPACE_UNDER_TEST"
 """An environment variable by which the processes of one workspace are found, whoever their parent is by now."""
 
 
+# The numbers of tests are small: threads of linear algebra would only spin, and take the processors from each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _is_root(entry: str) -> bool:
     return Path(entry or os.getcwd()).resolve() == ROOT
 
