@@ -47,6 +47,18 @@ except ImportError as error:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return how many processes ``-n auto`` means: three for two processors, since a third of a test is waiting.
+
+    Tests wait for servers, for leases and heartbeats that run out, and for processes that end in their own time.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it itself
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return -(-processors * 3 // 2)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command did.
