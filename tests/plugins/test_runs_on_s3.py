@@ -12,7 +12,7 @@ import pytest
 from s3_trouble import Trouble
 
 boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 
 FLOW = """
     import os
@@ -66,26 +66,16 @@ FLOW = """
 """
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    """An S3 of this module's own."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def root(workspace, endpoint):
+def root(workspace, moto_endpoint):
     """A new bucket, which the workspace's settings name; and the flow."""
     account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
-    workspace.env.update(account, FLOWKIT_S3_ENDPOINT_URL=endpoint)
+    workspace.env.update(account, FLOWKIT_S3_ENDPOINT_URL=moto_endpoint)
     for name in ("XDG_CACHE_HOME", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         workspace.env.pop(name, None)
     bucket = f"runs-{uuid.uuid4().hex}"
     client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="id", aws_secret_access_key="key", region_name="us-east-1"
+        "s3", endpoint_url=moto_endpoint, aws_access_key_id="id", aws_secret_access_key="key", region_name="us-east-1"
     )
     client.create_bucket(Bucket=bucket)
     client.close()
@@ -145,12 +135,12 @@ def test_a_run_is_as_on_a_local_root(workspace, root, colleague) -> None:
     ]
 
 
-def test_a_run_on_a_service_of_which_a_third_of_the_calls_fail(workspace, root, endpoint) -> None:
-    with Trouble(endpoint, rate=0.3, seed=11) as trouble:
+def test_a_run_on_a_service_of_which_a_third_of_the_calls_fail(workspace, root, moto_endpoint) -> None:
+    with Trouble(moto_endpoint, rate=0.3, seed=11) as trouble:
         workspace.env["FLOWKIT_S3_ENDPOINT_URL"] = trouble.url
         workspace.run("run", "--width", 5, check=True)
         assert sum(trouble.seen[fault] for fault in trouble.faults) > 10
-    workspace.env["FLOWKIT_S3_ENDPOINT_URL"] = endpoint
+    workspace.env["FLOWKIT_S3_ENDPOINT_URL"] = moto_endpoint
     look = """
         from flowkit import Run
         run = Run("Wide/1")
