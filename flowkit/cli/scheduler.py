@@ -14,7 +14,7 @@ import click
 from flowkit.cli.console import Console
 from flowkit.datastore.root import open_storage
 
-_STOPS_WITHIN = 10.0
+_STOPS_WITHIN = 5.0
 """Seconds for which the end of a scheduler in a thread is waited for: whatever it waits for itself, nothing is lost."""
 _POLL = "Seconds between two looks. Default: 1 for a folder, 10 for a datastore behind a network."
 
@@ -58,8 +58,10 @@ def _serve(console: Console, root: str | None, once: bool, until_idle: bool, pol
 
 
 @contextmanager
-def beside(console: Console, root: str | None, poll: float | None = None) -> Iterator[None]:
+def beside(console: Console, root: str | None, poll: float | None = None) -> Iterator[Callable[[], None]]:
     """Have a scheduler at work, in a thread, for as long as the context lasts; nothing of it outlives that but runs.
+
+    It gives what ends the scheduler before: as long as the service still answers that it may be talking to.
 
     Raises
     ------
@@ -76,11 +78,15 @@ def beside(console: Console, root: str | None, poll: float | None = None) -> Ite
 
     thread = threading.Thread(target=work, name="flowkit-scheduler", daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
+
+    def end() -> None:
         stop.set()
         thread.join(_STOPS_WITHIN)
+
+    try:
+        yield end
+    finally:
+        end()
 
 
 def _teller(console: Console) -> Callable[[str], None]:

@@ -61,8 +61,13 @@ def start_command(console: Console) -> click.Command:
         if root is not None and not scheduler:
             raise UsageError("--datastore-root is that of the scheduler", "give --scheduler, too")
         server = load("services", "metadata").configured(database=database, **options)
-        with _scheduler(console, root) if scheduler else nullcontext():
-            server.serve(_teller(console, server), lambda: _end_within(_STOP_WITHIN, console))
+        with _scheduler(console, root) if scheduler else nullcontext(_nothing) as end_scheduler:
+
+            def stopping() -> None:
+                _end_within(_STOP_WITHIN, console)
+                end_scheduler()
+
+            server.serve(_teller(console, server), stopping)
         console.say("Stopped.")
         return 0
 
@@ -195,7 +200,11 @@ _START = """Start the metadata service, and serve until it is stopped (Ctrl-C, S
 Every option can be given as a variable too: FLOWKIT_SERVICE_<OPTION>."""
 
 
-def _scheduler(console: Console, root: str | None) -> AbstractContextManager[None]:
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _scheduler(console: Console, root: str | None) -> AbstractContextManager[Callable[[], None]]:
     """Return a context in which a scheduler is at work beside the service."""
     from flowkit.cli.scheduler import beside
 
