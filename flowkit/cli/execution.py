@@ -25,6 +25,7 @@ from flowkit.settings import settings
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
     from flowkit.model.coordinates import TaskRef
+    from flowkit.model.definition import FlowDefinition
     from flowkit.model.launch import Launch
     from flowkit.model.manifest import Failure
     from flowkit.runtime.local import LocalExecutor
@@ -60,6 +61,7 @@ def run_options(session: Session) -> list[click.Parameter]:
         click.Option(["--run-id"], hidden=True, help="The run's id, which a scheduler has chosen."),
         click.Option(["--deployed-as"], hidden=True, help="The deployment that it is a run of: target/name."),
         click.Option(["--trigger-events"], hidden=True, help="JSON: what started it."),
+        click.Option(["--deployed-template"], hidden=True, help="The key of what runs of the deployment begin from."),
         click.Option(["--notify-about"], hidden=True, help="The ends that people are told of: error,success."),
         click.Option(["--fail-fast"], is_flag=True, help="When a task fails, kill the others."),
         click.Option(["--keep-going"], is_flag=True, help="When a task fails, run what does not depend on it."),
@@ -196,7 +198,7 @@ def _begin(
     from flowkit.runtime.start import PARAMETERS, RunRequest, begin
 
     definition = session.definition
-    inherited = origin.parameters if origin is not None else {}
+    inherited = origin.parameters if origin is not None else _deployed_values(definition, storage, options)
     values = with_defaults(definition, given, inherited, session)
     namespace = options["namespace"] if options["namespace"] is not None else settings().namespace
     request = RunRequest(
@@ -212,7 +214,7 @@ def _begin(
         run_options={name: options[name] for name in RUN_OPTIONS if options[name] is not None},
         name=_checked_id(options),
         deployment=options["deployed_as"],
-        trigger=_trigger(options),
+        trigger=_trigger(session, options, origin),
     )
     store = session.metadata_store(storage)
     # Before there is a run: a setting may be wrong, a service may refuse.
@@ -261,12 +263,28 @@ def _checked_id(options: Mapping[str, Any]) -> str | None:
     return check_part(run)
 
 
-def _trigger(options: Mapping[str, Any]) -> tuple[tuple[str, str, float, str], ...]:
+def _trigger(session: Session, options: Mapping[str, Any], origin: Any) -> tuple[tuple[str, str, float, str], ...]:
+    """Return what started the run; of one that is resumed what started that one, since its steps may ask for it."""
     if options["trigger_events"] is None:
-        return ()
+        known: tuple[tuple[str, str, float, str], ...] = origin.trigger if origin is not None else ()
+        return () if session.options.get("trigger") else known
     from flowkit.runtime.template import given_trigger
 
     return tuple(given_trigger(options["trigger_events"]))
+
+
+def _deployed_values(definition: FlowDefinition, storage: Storage, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of when the flow was deployed, for a run of a deployment; none for others."""
+    if options.get("deployed_template") is None:
+        return {}
+    from flowkit.datastore.artifacts import ArtifactReader
+    from flowkit.datastore.blobs import Blobs
+    from flowkit.runtime.template import read_template
+
+    template, reader = read_template(storage, options["deployed_template"]), ArtifactReader(Blobs(storage))
+    kept = template.parameters.artifacts
+    known = [name for name in definition.parameters if name in kept and name not in template.required]
+    return {name: reader.load(name, kept[name]) for name in known}
 
 
 def _local_executor(session: Session, options: dict[str, Any], spawn: _FreshInterpreter) -> LocalExecutor:

@@ -34,12 +34,15 @@ class Origin:
         What is cloned and what runs.
     parameters : mapping
         The origin's parameters by attribute name.
+    trigger : tuple of (str, str, float, str)
+        The events that started it.
     """
 
     pathspec: str
     rerun: str | None
     plan: Plan
     parameters: Mapping[str, Any]
+    trigger: tuple[tuple[str, str, float, str], ...] = ()
 
 
 def command(session: Session) -> click.Command:
@@ -98,6 +101,7 @@ def _found(session: Session, run: str | None, rerun: str | None, options: dict[s
 def _origin(session: Session, storage: Storage, run: str | None, rerun: str | None) -> Origin:
     from flowkit.datastore.artifacts import ArtifactReader
     from flowkit.datastore.blobs import Blobs
+    from flowkit.decorators.events import started_by
     from flowkit.metadata.records import TaskRecord
     from flowkit.model.definition import code_fingerprint
     from flowkit.runtime.origin import read_origin
@@ -145,7 +149,9 @@ def _origin(session: Session, storage: Storage, run: str | None, rerun: str | No
         states=states,
         code={name: code_fingerprint(step.function) for name, step in definition.steps.items()},
     )
-    return Origin(f"{definition.name}/{run}", rerun, made, parameters)
+    trigger = started_by(found.parameters.extra)
+    events = tuple(trigger.events or ()) if trigger is not None else ()
+    return Origin(f"{definition.name}/{run}", rerun, made, parameters, events)
 
 
 def parameters_to_resume(session: Session, storage: Storage, words: Sequence[str]) -> Manifest:

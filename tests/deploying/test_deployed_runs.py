@@ -44,6 +44,7 @@ NIGHT = """
         @step
         def join(self, inputs):
             self.total = sum(each.result for each in inputs)
+            self.by = current.trigger.run.pathspec
             self.merge_artifacts(inputs, include=["told"])
             self.next(self.end)
 
@@ -152,6 +153,7 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     resumed = flowkit.Flow("NightFlow").latest_run
     assert (resumed.id, resumed.origin_pathspec, resumed.deployment) == ("1", f"NightFlow/{RUN}", None)
     assert (resumed.status, resumed.data.total) == ("succeeded", 1)
+    assert resumed["join"].task.data.by == f"NightFlow/{RUN}"  # what had started it is known here, too
     # And so it would at its scheduler, where somebody has the failed task tried once more.
     assert container("work", "1") == 0, night.output
     until(look, lambda seen: seen == ("running", None))
