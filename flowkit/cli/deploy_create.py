@@ -236,12 +236,12 @@ class _Creation:
             values=self._values,
             metadata=session.metadata,
             created=created,
-            client=self._client(token) if self._target.client_run else None,
+            client=self._client(token, template) if self._target.client_run else None,
         )
         self._unfit = gathered.problems
         return gathered.deployment
 
-    def _client(self, token: str) -> dict[str, Any]:
+    def _client(self, token: str, template: str) -> dict[str, Any]:
         """Return how a run of the flow is started, for targets that start one as a user would."""
         session, asked = self._session, self._order.asked
         top = ["--datastore-root", self._root, "--metadata", session.metadata]
@@ -256,6 +256,7 @@ class _Creation:
                 continue
             top += [option] if value is True else [option, str(value)]
         run = ["--namespace", asked.namespace or f"production:{token}", "--max-log-size", str(asked.max_log_size)]
+        run += ["--deployed-template", template]
         for tag in asked.tags:
             run += ["--tag", tag]
         ends = [("error", asked.notify_on_error), ("success", asked.notify_on_success)]

@@ -15,7 +15,7 @@ _NOT_AGAIN = frozenset(
     {
         "quiet", "tags", "run_id_file", "runner_attribute_file", "runner_arguments", "plan", "json", "step_to_rerun",
         "detach", "reattach", "config", "config_value", "run_id", "deployed_as", "trigger_events", "notify_about",
-        "stored_configs",
+        "stored_configs", "deployed_template",
     }
 )  # fmt: skip
 """What belongs to one run or one command, and is not repeated when it is resumed."""

@@ -15,6 +15,7 @@ RESERVED = frozenset(
         "max_workers", "max_log_size", "user_namespace", "run_id", "task_id", "runner_attribute_file",
         "fail_fast", "keep_going", "task_start", "respect_resources", "origin_run_id", "plan", "help", "json",
         "detach", "reattach", "show_bootstrap", "runner_arguments", "trigger_events", "deployed_as", "notify_about",
+        "deployed_template",
     }
 )  # fmt: skip
 """Names that options of ``run`` and ``resume`` have already, with underscores for dashes."""

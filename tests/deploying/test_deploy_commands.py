@@ -311,10 +311,14 @@ def chat():
 def test_a_run_has_the_values_of_when_it_was_deployed_and_people_are_told_how_it_ended(workspace, chat):
     flow = FLOW.replace("self.next(self.end)", "assert self.rate < float(self.limits['most']); self.next(self.end)")
     parsed = 'limits = Config("limits", default="limits.txt", parser=lambda text: dict([text.split()]))\n        name ='
-    workspace.write("flow.py", flow.replace("name =", parsed, 1))
+    page = 'page = IncludeFile("page", default="page.txt")\n        name ='
+    flow = flow.replace("name =", parsed, 1).replace("name =", page, 1)
+    workspace.write("flow.py", flow.replace("pass", "print(self.page, self.limits['most'])"))
     workspace.write("limits.txt", "most 1")
+    workspace.write("page.txt", "old page")
     made = workspace.run("deploy", "--notify-on-error", "--notify-on-success", "--name", "told", check=True)
     workspace.write("limits.txt", "most 0")
+    (workspace.path / "page.txt").unlink()
     env = {"FLOWKIT_NOTIFY_URL": f"http://127.0.0.1:{chat.server_port}/hook-secret"}
     runs = []
     for rate in (0.5, 2):
@@ -325,4 +329,5 @@ def test_a_run_has_the_values_of_when_it_was_deployed_and_people_are_told_how_it
     told = dict(message["text"].split(" ", 1) for _, message in messages)
     assert told[f"Train/{runs[0]}"] == "succeeded"
     assert told[f"Train/{runs[1]}"].startswith("failed: ")
+    assert workspace.run("logs", f"{runs[0]}/end", check=True).stdout == "old page 1\n"
     assert "hook-secret" not in made.output + (workspace.path / ".flowkit/deployments/local/told.json").read_text()
