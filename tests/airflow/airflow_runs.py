@@ -120,7 +120,12 @@ def ended(answer: Mapping[str, Any]) -> Ended:
 
 
 def deploy(
-    machine: AirflowMachine, flow: Path, root: Path, *options: str, env: Mapping[str, str] | None = None
+    machine: AirflowMachine,
+    flow: Path,
+    root: Path | str,
+    *options: str,
+    executor: str = "local",
+    env: Mapping[str, str] | None = None,
 ) -> Path:
     """Deploy a flow with the real command to the machine's DAG folder; return the DAG file.
 
@@ -129,23 +134,23 @@ def deploy(
     machine : AirflowMachine
     flow : Path
         The flow's file.
-    root : Path
+    root : Path or str
         The datastore.
     *options : str
         Further options of ``airflow create``.
+    executor : str
+        What carries steps out.
     env : mapping, optional
         The environment of the command: default, that of this process without flowkit's own variables.
     """
-    before = set(machine.dags.iterdir())
     given = dict(machine.env if env is None else env)
     command = [sys.executable, flow.name, "--datastore-root", str(root), "airflow", "create"]
-    command += [str(machine.dags) + "/", "--executor", "local", *options]
+    command += [f"{machine.dags}/", "--executor", executor, *options]
     done = subprocess.run(command, cwd=flow.parent, env=given, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = [
-        path for path in machine.dags.iterdir() if path.suffix == ".py" and f"in {path}:" in done.stdout + done.stderr
-    ]
-    assert len(made) == 1, (done.stdout, before)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    made = [path for path in machine.dags.iterdir() if f"in {path}:" in said]
+    assert len(made) == 1, said
     return made[0]
 
 
@@ -186,7 +191,7 @@ def run_on_airflow(
     return f"{answer['dag'].rpartition('.')[2]}/{found.run}", found.state
 
 
-def artifacts(root: Path, pathspec: str) -> dict[str, dict[str, Any]]:
+def artifacts(root: Path | str, pathspec: str, env: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """Return what a run left: the values of all artifacts by ``step/task`` and name."""
     source = (
         "import json, sys\n"
@@ -197,10 +202,10 @@ def artifacts(root: Path, pathspec: str) -> dict[str, dict[str, Any]]:
         "found = {name: {each.id: repr(each.data) for each in task} for name, task in tasks.items()}\n"
         "print(json.dumps({'state': run.status, 'tasks': found}))\n"
     )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("FLOWKIT_")}
-    env["FLOWKIT_DATASTORE"] = str(root)
+    given = {name: value for name, value in os.environ.items() if not name.startswith("FLOWKIT_")}
+    given.update(env or {}, FLOWKIT_DATASTORE=str(root))
     done = subprocess.run(
-        [sys.executable, "-c", source, pathspec], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", source, pathspec], env=given, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)

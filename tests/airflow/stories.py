@@ -258,3 +258,59 @@ if __name__ == "__main__":
     Crossed()
 """
 """Switches whose ways cross: a step that one switch leads to at once, and another one over a step between."""
+
+JOBS = """
+from flowkit import FlowSpec, Parameter, retry, step
+
+
+class Jobs(FlowSpec):
+    fate = Parameter("fate", default="well")
+
+    @retry(times=1, minutes_between_retries=0)
+    @step
+    def start(self):
+        if self.fate != "well":
+            raise ValueError(self.fate)
+        self.count = 0
+        self.next(self.turn)
+
+    @step
+    def turn(self):
+        self.count += 1
+        self.go = "again" if self.count < 2 else "wide"
+        self.next({"again": self.turn, "wide": self.wide, "narrow": self.end}, condition="go")
+
+    @step
+    def wide(self):
+        self.items = [0, 1]
+        self.next(self.inner, foreach="items")
+
+    @step
+    def inner(self):
+        self.kind = "odd" if self.input % 2 else "even"
+        self.next({"odd": self.odd, "even": self.even}, condition="kind")
+
+    @step
+    def odd(self):
+        self.said = f"{self.index} odd"
+        self.next(self.join)
+
+    @step
+    def even(self):
+        self.said = f"{self.index} even"
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.found = [each.said for each in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+
+if __name__ == "__main__":
+    Jobs()
+"""
+"""What jobs have to tell by their manifests: a width, choices, and the way out of a loop."""
