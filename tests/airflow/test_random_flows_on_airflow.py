@@ -28,12 +28,12 @@ def test_on_airflow(workspace: Any, tmp_path: Path, python: str) -> None:
     root = workspace.path / "deployed"
     programs = chosen("airflow", MORE)
     files, here = [], []
-    for number, program in enumerate(programs):
+    for program in programs:
         here.append(begin(workspace, program))
-        files.append(deploy(machine, workspace.path / "flow.py", root, "--name", f"random{number}"))
+        files.append(deploy(machine, workspace.path / "flow.py", root))
     answers = machine.run([(file, program.parameters) for file, program in zip(files, programs, strict=True)], 1200)
     workspace.env["FLOWKIT_DATASTORE"] = str(root)
     for program, seen, answer in zip(programs, here, answers, strict=True):
         run = ended(answer)
         assert run.state == "success", f"{answer['said'][-4000:]}\n{program.source}"
-        compare(workspace, program, seen, f"Random/{run.run}")
+        compare(workspace, program, seen, f"{program.flow}/{run.run}")

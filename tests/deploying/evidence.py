@@ -1,7 +1,7 @@
 """Which test shows a cell of the table of what runs where: feature by target, ``path::test``.
 
 `test_capabilities` checks that every cell has one, and that it is there. What a random flow can hold is shown by the
-random flows: those of a target have all of it together (`random_deployments.chosen`). Cells that say no are shown by refusals.
+random flows: those of a target have all of it together (`random_deployments.chosen`). Cells that say no are refused.
 """
 
 from __future__ import annotations

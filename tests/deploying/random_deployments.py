@@ -7,6 +7,7 @@ same source with the same parameters must leave the same tasks with the same art
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +56,10 @@ class RandomProgram:
 
     Attributes
     ----------
+    name, flow : str
+        What the seed is, and how the flow is called for it.
     source : str
-        Of the flow ``Random``.
+        Of the flow.
     parameters : dict
         Values of some of its parameters, by their names on the command line.
     features : set of str
@@ -66,6 +69,7 @@ class RandomProgram:
     def __init__(self, seed: int | str, *, size: int = 3, most: int = 24, gangs: bool = True) -> None:
         self._gangs = gangs
         self.name = str(seed)
+        self.flow = "Random" + "".join(part.title() for part in re.split(r"\W+", self.name))
         number = 0
         while True:  # the first that is not too large
             self._random = random.Random(f"{seed} {number}")
@@ -81,7 +85,8 @@ class RandomProgram:
         given = {"alpha": chance.randint(0, 99), "word": chance.choice(["a b", "it's \"$(HOME)\" $$ {x} ä", ""]),
                  "ratio": 0.25, "flag": True, "table": {"rows": [1, None, "x"]}}  # fmt: skip
         self.parameters = {name: value for name, value in given.items() if chance.random() < 0.6}
-        self.source = "\n".join([*HEAD, *self._steps, *TAIL])
+        whole = "\n".join([*HEAD, *self._steps, *TAIL])
+        self.source = whole.replace("RandomFlow", self.flow)
 
     def _build(self, size: int) -> None:
         first = Pending("start", lines=["self.x = self.alpha", "self.trail = ()", "self.given = self.what()"])
@@ -293,7 +298,7 @@ HEAD = [
     "import functools, os",
     "from flowkit import *",
     "",
-    "class Random(FlowSpec):",
+    "class RandomFlow(FlowSpec):",
     "    alpha = Parameter('alpha', default=7)",
     "    word = Parameter('word', default='plain')",
     "    ratio = Parameter('ratio', type=float, default=lambda context: 1.5)",
@@ -310,7 +315,7 @@ HEAD = [
     f"        return functools.reduce(lambda a, b: (a * 31 + getattr(b, 'x', 5)) % {PRIME}, inputs, 7)",
     "",
 ]
-TAIL = ["", "if __name__ == '__main__':", "    Random()", ""]
+TAIL = ["", "if __name__ == '__main__':", "    RandomFlow()", ""]
 
 LOOK = """
 import json, sys

@@ -30,7 +30,7 @@ def begin(workspace: Any, program: RandomProgram) -> dict[str, Any]:
     apart = {"FLOWKIT_DATASTORE": str(workspace.path / "compared")}
     done = workspace.run("run", *words_of(program.parameters), env=apart, timeout=SECONDS)
     assert done.returncode == 0, f"{done}\n{program.source}"
-    return left(workspace, "Random/1", env=apart)
+    return left(workspace, f"{program.flow}/1", env=apart)
 
 
 def left(workspace: Any, pathspec: str, **options: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def triggered(workspace: Any, target: str, program: RandomProgram, *create: str)
     file: Path = workspace.path / "run-id"
     words = words_of(program.parameters)
     workspace.run(target, "trigger", *words, "--run-id-file", file, check=True)
-    return f"Random/{file.read_text().strip().rpartition('/')[2]}"
+    return f"{program.flow}/{file.read_text().strip().rpartition('/')[2]}"
 
 
 def over(workspace: Any, pathspec: str) -> str:

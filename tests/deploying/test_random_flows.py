@@ -69,7 +69,7 @@ def on_the_plain_scheduler(workspace: Any, program: RandomProgram) -> None:
     )
     state = scheduler.run({name: json.dumps(value) for name, value in program.parameters.items()})
     assert state == "succeeded", f"{scheduler.output}\n{program.source}"
-    compare(workspace, program, here, "Random/plain-1")
+    compare(workspace, program, here, f"{program.flow}/plain-1")
 
 
 def test_a_random_flow_by_coordinates_alone(workspace: Any) -> None:
