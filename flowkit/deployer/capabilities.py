@@ -132,7 +132,10 @@ TABLE: dict[str, dict[str, Cell]] = {
         "priority": Cell("no", "runs start when they are due"),
         "suspend": Cell("no", "a run's client goes on until it is ended"),
     },
-    "argo-workflows": {**_ALL},
+    "argo-workflows": {
+        **_ALL,
+        "concurrency": Cell("part", "of a schedule's firings: each event starts a run"),
+    },
     "step-functions": {
         **_ALL,
         "priority": Cell("no", "Step Functions has none"),

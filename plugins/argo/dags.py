@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flowkit.deployer.target import PARAMETER, TASK, TRIGGER, Deployment
+from flowkit.deployer.target import PARAMETER, TASK, TRIGGER, TURNS, Deployment
 from flowkit.model.graph import Node
 from flowkit.plugins.argo.gangs import LABEL, NODES, gang_template, hosts_template
 from flowkit.plugins.argo.names import Names
@@ -22,6 +22,9 @@ from flowkit.plugins.argo.pods import NOTHING, Pods
 
 PLACE, TURN = "place", "turn"
 """Parameters: a child's coordinates; a loop's turn."""
+WHOLE_LOOPS = "whole_loops"
+"""The option by which one container carries out all turns of a loop: Argo Workflows lets templates call each other a
+hundred deep, so that a loop of containers may turn some ninety times."""
 
 
 class Dags(NamedTuple):
@@ -57,7 +60,9 @@ class _Compiler:
         self._children = {
             name: names.give(f"{name}-each") for name in self._order if self._nodes[name].kind == "foreach"
         }
-        self._loop = {name: names.give(f"{name}-turns") for name in self._order if self._nodes[name].is_loop}
+        self._whole_loops = bool(deployment.options.get(WHOLE_LOOPS))
+        loops = [] if self._whole_loops else [name for name in self._order if self._nodes[name].is_loop]
+        self._loop = {name: names.give(f"{name}-turns") for name in loops}
         self._entry = names.give("flow")
         self._hosts = names.give("hosts") if any(node.kind == "parallel" for node in self._nodes.values()) else None
         self._gangs = [name for name in self._order if self._is_gang(name)]
@@ -120,7 +125,7 @@ class _Compiler:
         node = self._nodes[name]
         task = {"name": self._step[name], "template": self._loop.get(name, self._step[name])}
         given = {} if scope is None else {PLACE: _input(PLACE)}
-        if node.is_loop:
+        if name in self._loop:
             given[TURN] = "0"
         if self._is_gang(name):
             given = {PREFIX_INPUT: "" if scope is None else f"{_input(PLACE)}."}
@@ -149,12 +154,15 @@ class _Compiler:
             number = self._gangs.index(name)
             return [gang_template(plan, self._step[name], self._pods.defaults, number=number, prefix=PREFIX_INPUT)]
         outputs = {"switch": ["step"], "foreach": ["width"], "parallel": ["width"]}.get(node.kind, [])
-        if node.is_loop:
-            inputs, place = [*inputs, TURN], f"{place}-{_input(TURN)}"
-        template = self._pods.step(plan, self._step[name], inputs=inputs, environment={TASK: place}, outputs=outputs)
+        told = {TASK: place}
+        if name in self._loop:
+            inputs, told[TASK] = [*inputs, TURN], f"{place}-{_input(TURN)}"
+        elif node.is_loop:
+            told[TURNS] = "all"
+        template = self._pods.step(plan, self._step[name], inputs=inputs, environment=told, outputs=outputs)
         if name == self._deployment.graph.start:
             template["container"]["env"] += start_environment(self._deployment)
-        return [self._turns(node, inputs), template] if node.is_loop else [template]
+        return [self._turns(node, inputs), template] if name in self._loop else [template]
 
     def _turns(self, node: Node, inputs: list[str]) -> dict[str, Any]:
         """Return the template of a loop: one turn, and again where it has chosen itself."""

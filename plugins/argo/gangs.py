@@ -102,5 +102,5 @@ def hosts_template(name: str) -> dict[str, Any]:
             "selector": {_MEMBER: "{{workflow.uid}}"},
         },
     }
-    made = {"action": "create", "setOwnerReference": True, "manifest": json.dumps(document, indent=1)}
-    return {"name": name, "resource": made}
+    made = {"action": "apply", "setOwnerReference": True, "manifest": json.dumps(document, indent=1)}
+    return {"name": name, "resource": made, "retryStrategy": {"limit": "3", "retryPolicy": "Always"}}

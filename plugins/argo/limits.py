@@ -30,6 +30,14 @@ def limit_problems(deployment: Deployment) -> list[Problem]:
             Problem(f"the schedule '{cron}' cannot be one of Argo Workflows: {text}", None, hint)
             for text in five_field_problems(cron)
         ]
+    if deployment.concurrency != "allow" and (deployment.events or deployment.finishes):
+        problems.append(
+            Problem(
+                f"--concurrency {deployment.concurrency}: in Argo Workflows an event starts a run whatever goes on",
+                None,
+                "only the firings of a schedule look at each other there: leave it out",
+            )
+        )
     for what, text, where in _texts(deployment):
         if _OPENING in text:
             headline = f"{what} has {_OPENING}, which Argo Workflows takes for the beginning of a variable"

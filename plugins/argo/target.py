@@ -17,6 +17,7 @@ from flowkit.deployer.target import CreateOption, Deployment, DeploymentRecord, 
 from flowkit.exceptions import Conflict, FlowkitError, NotFound, Problem
 from flowkit.metadata.records import State
 from flowkit.plugins.argo.client import PLURALS, ArgoClient
+from flowkit.plugins.argo.dags import WHOLE_LOOPS
 from flowkit.plugins.argo.documents import DEPLOYMENT, FLOW, RECORD, documents, labels_of, run_of
 from flowkit.plugins.argo.events import Hearing, sensor_name
 from flowkit.plugins.argo.limits import limit_problems
@@ -51,6 +52,9 @@ class ArgoWorkflows(Target):
     verbs = frozenset({"trigger", "status", "list-runs", "terminate", "delete", "suspend", "unsuspend"})
     options: ClassVar[tuple[CreateOption, ...]] = (
         CreateOption("kubernetes_namespace", "Namespace of the cluster; default: that of the settings or the context."),
+        CreateOption(
+            WHOLE_LOOPS, "One container for all turns of a loop: beyond 90, one for each is too many.", bool, False
+        ),
     )
 
     def __init__(self, options: Mapping[str, Any]) -> None:

@@ -246,7 +246,7 @@ class _ClusterHands(Hands):
     def _create(self, node: Node, template: Mapping[str, Any]) -> None:
         resource = template["resource"]
         document = yaml.safe_load(resource["manifest"])
-        if resource["action"] != "create":
+        if resource["action"] not in ("create", "apply"):
             raise Refused(f"the action {resource['action']}")
         plural = _PLURALS[document["kind"]]
         if resource.get("setOwnerReference"):

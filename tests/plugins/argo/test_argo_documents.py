@@ -336,12 +336,13 @@ def test_what_a_run_as_a_whole_is_given() -> None:
         (('"MODE": "fast"', '"MODE": "{{fast}}"'), "step 'train': the environment variable MODE has {{"),
         (('type=str, default=None', 'default="{{x}}"'), "the default of the parameter 'table' has {{"),
         (("cpu=2,", 'cpu=2, namespace="there",'), None),
+        (("        @schedule", '        @trigger(event="data")\n        @schedule'), "an event starts a run whatever"),
     ],
 )  # fmt: skip
 def test_what_argo_cannot_do_is_told(change: tuple[str, str], words: str | None) -> None:
     source = SHAPES["linear"].replace(*change)
     assert source != SHAPES["linear"]
-    deployment = deployment_of(source, "argo-workflows", refused=True)
+    deployment = deployment_of(source, "argo-workflows", refused=True, concurrency="forbid")
     problems = ArgoWorkflows({"kubernetes_namespace": "here"}).problems(deployment)
     headlines = [problem.headline for problem in problems]
     if words is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import argo_workflow
 import pytest
 from argo_expressions import Refused, replace
 from argo_workflow import ERROR, FAILED, RUNNING, SUCCEEDED, Hands, Node, Operation
@@ -315,7 +316,8 @@ def test_a_suspended_workflow_starts_nothing() -> None:
     assert operation.phase == SUCCEEDED
 
 
-def test_a_loop_may_turn_as_often_as_argo_calls_templates() -> None:
+def test_a_loop_may_turn_as_often_as_argo_calls_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(argo_workflow, "_DEPTH", 20)
     source = """
         class Loop(FlowSpec):
             @step
@@ -331,12 +333,19 @@ def test_a_loop_may_turn_as_often_as_argo_calls_templates() -> None:
             def end(self):
                 pass
     """
-    count = 90
+    count = 17
     ended = carried_out(
         operation := operation_of(source, lambda step, task, *_: {"step": "end" if task == f"0-{count}" else "turn"})
     )
     assert operation.phase == SUCCEEDED
     assert ended == ["start/0", *(f"turn/0-{turn}" for turn in range(count + 1)), "end/0"]
+    ended = carried_out(operation := operation_of(source, lambda *task: {"step": "turn"}), rounds=100)
+    assert operation.phase == ERROR
+    assert operation.nodes["wf"].message == "Maximum recursion depth exceeded"
+    whole = operation_of(source, lambda *task: {"step": "end"}, whole_loops=True)
+    assert carried_out(whole) == ["start/0", "turn/0", "end/0"]
+    env = {each["name"]: each["value"] for each in whole.templates["turn"]["container"]["env"]}
+    assert env["FLOWKIT_DEPLOYED_TURNS"] == "all"
 
 
 @pytest.mark.parametrize(
