@@ -63,7 +63,7 @@ def status(session: Session, cls: type[Target], name: str | None, run: str, *, a
     from flowkit.cli.table import duration, moment, one_line
 
     console = session.console
-    console.data(f"{found.record.flow}/{execution.run}: {execution.state}")
+    console.data(one_line(f"{found.record.flow}/{execution.run}: {execution.state}"))
     if execution.reason:
         console.data(f"    {one_line(execution.reason)}")
     if execution.started is not None:
