@@ -15,7 +15,7 @@ from flowkit.exceptions import Conflict
 NIGHT = """
     import os
     import time
-    from flowkit import FlowSpec, current, exit_hook, retry, step
+    from flowkit import FlowSpec, current, exit_hook, step
 
 
     def tell(run):
@@ -30,7 +30,6 @@ NIGHT = """
             self.told = [current.trigger.event.name, [event.id for event in current.trigger]]
             self.next(self.work, foreach="items")
 
-        @retry(times=1, minutes_between_retries=0)
         @step
         def work(self):
             print("item", self.input, "attempt", current.retry_count, flush=True)
@@ -106,7 +105,6 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     plan = deployment.steps["work"]
     long = night._start(plan.command, {**plan.environment, port.TASK: "0"})
     try:
-        assert container("work", "1") == 1, night.output
         until(look, lambda seen: seen == ("running", None))
         # It belongs to its scheduler.
         with pytest.raises(Conflict, match="belongs to a scheduler"):
@@ -124,8 +122,7 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     finally:
         long.kill()
         long.communicate()
-    # A scheduler that cannot tell starts it again, which ends at once; then it has the run ended.
-    assert container("work", "1") == port.FINAL
+    # The scheduler has the run ended.
     told = {port.STATE: "Failed", port.REASON: "child 'work(1:1)' failed"}
     assert night.container("_end", "", deployment.end_command, told) == 0, night.output
     until(lambda: states("work"), lambda seen: seen == {"0": "succeeded", "1": "failed"})

@@ -30,7 +30,7 @@ from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
 from flowkit.runtime.gang import stage
-from flowkit.runtime.own_records import OwnRecords, end_run, has_store
+from flowkit.runtime.own_records import OwnRecords, end_run, has_store, repeat_failure
 from flowkit.runtime.own_rounds import asked_again, begin_round
 
 FLOW, RUN = "Night", "argo-night-x7k2"
@@ -212,6 +212,24 @@ def run_record(store: MetadataStore) -> RunRecord:
     record = store.run(FLOW, RUN)
     assert record is not None
     return record
+
+
+def test_an_attempt_that_is_not_made_says_so_for_the_one_before(storage: Storage, store: MetadataStore) -> None:
+    """A process was killed at its last attempt, and nobody could say so before its container was started again."""
+    run = Scheduled(storage, store)
+    run.task("start", "0")
+    store.write([TaskRecord(FLOW, RUN, "work", "1", "running", 0, time.time())])
+    run.fail("work", "1", 0, "killed by SIGKILL")
+    launch = Launch("work", Coordinates((1,)), attempt=2)
+    repeat_failure(storage, FLOW, RUN, launch, None)
+    OwnRecords(storage, store, run.parameters, launch, Attempts(), print).tell()
+    assert shown(store) == run.ended == ("failed", "work/1: killed by SIGKILL")
+    assert tasks(store)["work/1"] == ("failed", 2)
+    new = MemoryMetadata()
+    rebuild(storage, new)
+    assert tasks(new) == tasks(store)
+    repeat_failure(storage, FLOW, RUN, Launch("work", Coordinates((7,)), attempt=2), None)  # of which nothing is known
+    assert list(storage.children(f"flows/{FLOW}/{RUN}/work")) == ["1"]
 
 
 def test_what_had_failed_is_tried_again_where_somebody_asks_for_it(storage: Storage) -> None:
