@@ -13,6 +13,7 @@ from flowkit.plugins.aws.step_functions_limits import GANG_POLLS, MAX_DELAY, MAX
 
 HOST_LOST = "Host EC2*"
 """How the reason begins with which Batch ends a job whose machine is gone."""
+GANG_FAILED = "flowkit.GangFailed"
 _RUN, _TASK = "0run0", "0task0"
 """Stand for the run's id and the task's in a path until the intrinsic's own places do."""
 
@@ -192,7 +193,7 @@ class StepStates:
             longer: _counted({"seconds.$": f"States.MathAdd($.gang.seconds, {GANG_POLLS[0]})"}, wait),
             pause: {"Type": "Wait", "Seconds": max(1, round(attempts.delay)), "Next": again},
             again: _counted({"attempt.$": "States.MathAdd($.gang.attempt, 1)"}, submit),
-            failed: {"Type": "Fail", "Error": "States.TaskFailed", "Cause": f"the gang of step '{step}' failed"},
+            failed: {"Type": "Fail", "Error": GANG_FAILED, "Cause": f"the gang of step '{step}' failed"},
         }
 
     def _how(self, step: str, following: str, pause: str, failed: str, longer: str) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from flowkit.deployer.target import INDEX, REASON, RUN, STATE, TURNS, Deployment
 from flowkit.model.graph import Node
 from flowkit.plugins.aws.machine_size import TURN, events
 from flowkit.plugins.aws.machine_start import start_states
-from flowkit.plugins.aws.machine_states import Job, Names, Place, StepStates, job_state
+from flowkit.plugins.aws.machine_states import GANG_FAILED, Job, Names, Place, StepStates, job_state
 from flowkit.plugins.aws.step_functions_limits import (
     FEWEST_TURNS,
     INLINE_CHILDREN,
@@ -42,7 +42,11 @@ ENDED = "end of the run"
 """The state that ends a run which did not succeed; where a run is terminated, its job is submitted by hand."""
 _MANY = " (many)"
 """Tells the states of the two ways of one foreach apart: names are unique in the whole machine."""
+RUN_FAILED = "flowkit.RunFailed"
 _SUCCEEDED = "flowkit.Succeeded"
+_TOO_LONG, _UNKNOWN_STEP, _TOO_MANY_TURNS = "flowkit.TookTooLong", "flowkit.UnknownStep", "flowkit.TooManyTurns"
+_OURS = (_TOO_LONG, _UNKNOWN_STEP, _TOO_MANY_TURNS, GANG_FAILED)
+"""Errors of the machine itself, whose causes are a line to read."""
 
 
 def definition(deployment: Deployment, jobs: Mapping[str, Job], end: Job, place: Place) -> dict[str, Any]:
@@ -111,7 +115,11 @@ class _Machine:
         begin = next(iter(states))
         over, failed, ended = name("run succeeded"), name("run failed"), name(ENDED)
         success = name("exit hooks of success") if deployment.on_success else over
-        catch = [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.outcome", "Next": ended}]
+        said, unsaid = name("why it failed"), name("what failed")
+        catch = [
+            {"ErrorEquals": list(_OURS), "ResultPath": "$.outcome", "Next": said},
+            {"ErrorEquals": ["States.ALL"], "ResultPath": "$.outcome", "Next": unsaid},
+        ]
         if len(branches) > 1:
             catch.insert(0, {"ErrorEquals": [_SUCCEEDED], "ResultPath": "$.outcome", "Next": success})
         states[name("the flow")] = {
@@ -129,12 +137,15 @@ class _Machine:
                 "Next": over,
             }
         states[over] = {"Type": "Succeed"}
+        for state, path in ((said, "$.outcome.Cause"), (unsaid, "$.outcome.Error")):
+            # What a service says as its cause may be longer than a job's variables can be.
+            states[state] = {"Type": "Pass", "InputPath": path, "ResultPath": "$.reason", "Next": ended}
         states[ended] = {
-            **job_state(self._end, [(RUN, "$.run"), (STATE, "failed"), (REASON, "$.outcome.Error")]),
+            **job_state(self._end, [(RUN, "$.run"), (STATE, "failed"), (REASON, "$.reason")]),
             "Catch": [{**whatever, "Next": failed}],
             "Next": failed,
         }
-        states[failed] = {"Type": "Fail", "ErrorPath": "$.outcome.Error", "CausePath": "$.outcome.Cause"}
+        states[failed] = {"Type": "Fail", "Error": RUN_FAILED, "CausePath": "$.outcome.Cause"}
         return {"StartAt": begin, "States": states}
 
     def _clock(self, seconds: float) -> dict[str, Any]:
@@ -145,7 +156,7 @@ class _Machine:
             "StartAt": wait,
             "States": {
                 wait: {"Type": "Wait", "Seconds": max(1, round(seconds)), "Next": fail},
-                fail: {"Type": "Fail", "Error": "flowkit.TookTooLong", "Cause": cause},
+                fail: {"Type": "Fail", "Error": _TOO_LONG, "Cause": cause},
             },
         }
 
@@ -273,7 +284,7 @@ class _Machine:
         choices = [{"Variable": "$.head.next", "StringEquals": way, "Next": ways[way]} for way in node.targets]
         scope.states[which] = {"Type": "Choice", "Choices": choices, "Default": unknown}
         told = f"the manifest of step '{node.name}' names a step that this state machine does not know"
-        scope.states[unknown] = {"Type": "Fail", "Error": "flowkit.UnknownStep", "Cause": told}
+        scope.states[unknown] = {"Type": "Fail", "Error": _UNKNOWN_STEP, "Cause": told}
         return others
 
     def _loop(self, node: Node, scope: _Scope, task: str, exits: list[str]) -> str:
@@ -298,7 +309,7 @@ class _Machine:
             scope.states[rest] = {**self._make.task(node.name, [(TURNS, "all")]), **self._to(exits[0], scope)}
         else:
             cause = f"step '{node.name}' has turned {self._turns:,} times, and an execution's history has an end"
-            scope.states[rest] = {"Type": "Fail", "Error": "flowkit.TooManyTurns", "Cause": cause}
+            scope.states[rest] = {"Type": "Fail", "Error": _TOO_MANY_TURNS, "Cause": cause}
         return following
 
     def _gang(self, node: Node, scope: _Scope) -> list[str]:

@@ -16,7 +16,7 @@ from flowkit.plugins.aws.batch_jobs import tag_problem, tag_value
 from flowkit.plugins.aws.event_bridge import machine_name, rules, schedule
 from flowkit.plugins.aws.machine_start import start_environment
 from flowkit.plugins.aws.machine_states import Place
-from flowkit.plugins.aws.state_machine import ENDED, definition
+from flowkit.plugins.aws.state_machine import ENDED, RUN_FAILED, definition
 from flowkit.plugins.aws.step_functions_apply import Applied, remove_starters
 from flowkit.plugins.aws.step_functions_calls import Account, account, call, wanted
 from flowkit.plugins.aws.step_functions_jobs import END, StepJob, step_jobs
@@ -305,7 +305,7 @@ def _execution(answer: Mapping[str, Any]) -> Execution:
     reason = None
     if state in ("failed", "cancelled"):
         told = [str(answer[key]) for key in ("error", "cause") if answer.get(key)]
-        reason = ": ".join(_line(text) for text in told) or None
+        reason = ": ".join(_line(text) for text in told if text != RUN_FAILED) or None
         if answer.get("status") == "TIMED_OUT":
             reason = "the execution took too long"
     started, finished = answer.get("startDate"), answer.get("stopDate")

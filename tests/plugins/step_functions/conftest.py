@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "batch")]
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "batch"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 pytest.importorskip("boto3")
 pytest.importorskip("moto.server")

@@ -4,8 +4,10 @@ Everything is one server over HTTP: S3, Batch, Step Functions, EventBridge and i
 interpreter are replaced while the service is open:
 
 - It makes a client for each call that a state makes, which takes longer than the call: here it keeps them.
-- It leaves parameters and answers as they are, but Step Functions writes the names of all services' fields with a capital:
-  they are translated by the services' own models, and a field that a service does not have is an error.
+- It leaves parameters and answers as they are, but Step Functions writes the names of all fields with a capital: they
+  are translated by the services' own models, and a field that a service does not have is an error.
+- An error that is called ``States.…`` cannot leave a branch of a Parallel state, or an iteration of a Map: making one
+  of such a name there is refused as if a user had made it up. Here it can.
 - The second attempt of a job that a state retries ends at once, as if it had timed out: it waits for a callback at the
   place where the first one's wait was ended. Here that place is made new.
 - It looks at a job twice a second, and waits as long as a state says: here a second is a sixtieth of one.
@@ -39,6 +41,8 @@ _CALLERS = (
 )
 _TASK = f"{_STATE}.state_task.service.state_task_service"
 _LOOK = f"{_STATE}.state_task.service.state_task_service_callback"
+_ERROR = f"{_PARSER}.asl.component.common.error_name.error_name"
+_PASS_ON = (f"{_STATE}.state_parallel.branches_decl", f"{_STATE}.state_map.iteration.iteration_worker")
 _CALLBACKS = f"{_PARSER}.asl.eval.callback.callback"
 _RETRIER = f"{_PARSER}.asl.component.common.retry.retrier_decl"
 _WAIT = f"{_PARSER}.asl.component.state.wait.wait_function.wait_function"
@@ -66,6 +70,10 @@ def opened() -> Iterator[BatchService]:
         pool = importlib.import_module(_CALLBACKS).CallbackPoolManager
         for module, name, made in (
             (pool, "get", _fresh(pool.get)),
+            *(
+                (importlib.import_module(each), "CustomErrorName", importlib.import_module(_ERROR).ErrorName)
+                for each in _PASS_ON
+            ),
             (importlib.import_module(_LOOK), "_DELAY_SECONDS_SYNC_CONDITION_CHECK", 0.05),
             (
                 importlib.import_module(_RETRIER),
@@ -141,7 +149,8 @@ _models: dict[str, Any] = {}
 
 
 def user_environment(service: BatchService) -> dict[str, str]:
-    """Return the environment of a user who deploys there, with a datastore of their own."""
+    """Return the environment of a user who deploys to an account without deployments, with a datastore of their own."""
+    forget(service)
     return {
         **service.environment,
         "FLOWKIT_BATCH_QUEUE": QUEUE,
@@ -150,6 +159,24 @@ def user_environment(service: BatchService) -> dict[str, str]:
         "FLOWKIT_STEP_FUNCTIONS_ROLE": ROLE,
         "FLOWKIT_EVENTBRIDGE_ROLE": ROLE,
     }
+
+
+def forget(service: BatchService) -> None:
+    """Remove every state machine, schedule and rule."""
+    machines, scheduler, events = (service.client(name) for name in ("stepfunctions", "scheduler", "events"))
+    try:
+        for machine in machines.list_state_machines()["stateMachines"]:
+            machines.delete_state_machine(stateMachineArn=machine["stateMachineArn"])
+        for schedule in scheduler.list_schedules()["Schedules"]:
+            scheduler.delete_schedule(Name=schedule["Name"])
+        for rule in events.list_rules()["Rules"]:
+            targets = [target["Id"] for target in events.list_targets_by_rule(Rule=rule["Name"])["Targets"]]
+            if targets:
+                events.remove_targets(Rule=rule["Name"], Ids=targets)
+            events.delete_rule(Name=rule["Name"])
+    finally:
+        for client in (machines, scheduler, events):
+            client.close()
 
 
 def run_through_step_functions(

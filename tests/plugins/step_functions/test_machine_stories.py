@@ -1,14 +1,58 @@
-"""Flows on AWS Step Functions from the command to the end of the run."""
+"""Flows deployed to AWS Step Functions by the real command, carried out there, and compared with ``run``."""
 
 from __future__ import annotations
 
-from machine_service import execution_of, run_through_step_functions, story
+import json
+import time
+from typing import Any
+
+import pytest
+from batch_account import QUEUE
+from machine_service import ROLE, execution_of, run_through_step_functions, story, trigger, wait_for
+
+SMALL = """
+    from flowkit import FlowSpec, Parameter, exit_hook, project, retry, schedule, step, current
+
+    def told(run):
+        print("hook", run.pathspec, run.successful)
+
+    @exit_hook(on_success=[told])
+    @schedule(cron="30 6 ? * MON-FRI *", timezone="Europe/Oslo")
+    class SmallFlow(FlowSpec):
+        alpha = Parameter("alpha", default=3)
+        word = Parameter("word", default=None)
+
+        @step
+        def start(self):
+            self.items = [self.alpha]
+            self.next(self.each, foreach="items")
+
+        @retry(times=1, minutes_between_retries=0)
+        @step
+        def each(self):
+            if current.retry_count == 0:
+                raise ValueError("the first attempt")
+            self.value = self.input * 2
+            self.next(self.end_of_each)
+
+        @step
+        def end_of_each(self, inputs):
+            self.value = [one.value for one in inputs]
+            self.next(self.end)
+
+        @step
+        def end(self):
+            self.text = f"{self.word} {self.value}"
+
+    if __name__ == "__main__":
+        SmallFlow()
+"""
 
 RICH = """
     from flowkit import FlowSpec, Parameter, catch, exit_hook, parallel, retry, step, current
 
     def told(run):
-        print("hook", run.pathspec)
+        print("hook", run.pathspec, run.successful)
 
     @exit_hook(on_success=[told])
     class RichFlow(FlowSpec):
@@ -106,13 +150,202 @@ RICH = """
 """
 
 
-def test_rich(machines, cloud) -> None:
+FAILING = """
+    from flowkit import FlowSpec, exit_hook, step
+
+    def told(run):
+        print("hook", run.pathspec, run.successful)
+
+    @exit_hook(on_error=[told])
+    class FailingFlow(FlowSpec):
+        @step
+        def start(self):
+            self.kept = 1
+            self.next(self.broken)
+
+        @step
+        def broken(self):
+            raise ValueError("for good")
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        FailingFlow()
+"""
+
+LOOK = """
+    import json, sys
+    from flowkit import Run, namespace
+
+    namespace(None)
+    run = Run(sys.argv[1])
+    skip = {"caught", "ds_root"}
+    found = {}
+    for step in run:
+        for task in step:
+            for artifact in task:
+                if artifact.id not in skip:
+                    found[f"{step.id}/{task.id}/{artifact.id}"] = repr(artifact.data)
+    print(json.dumps({"artifacts": found, "status": run.status, "deployment": run.deployment,
+                      "trigger": [[e.name, e.id, e.type] for e in run.trigger.events] if run.trigger else None}))
+"""
+
+
+def look(cloud: Any, run: str, **options: Any) -> dict[str, Any]:
+    """Return what a run left, as the client tells."""
+    cloud.write("look.py", LOOK)
+    found: dict[str, Any] = json.loads(cloud.run(run, flow="look.py", check=0, **options).stdout)
+    return found
+
+
+def locally(cloud: Any, *parameters: object) -> dict[str, str]:
+    """Run the flow here, and return its artifacts."""
+    here = {"FLOWKIT_DATASTORE": str(cloud.path / "here")}
+    done = cloud.run("run", *parameters, env=here, check=0, timeout=120)
+    name = next(line for line in done.output.splitlines() if "Flow/1" in line).split("/")[0].split()[-1]
+    return look(cloud, f"{name}/1", env=here)["artifacts"]
+
+
+def told(machines: Any, run: str) -> str:
+    return story(machines, execution_of(machines, run)["executionArn"])
+
+
+def logs_of(machines: Any, name: str) -> str:
+    """Return what the jobs of a name wrote to CloudWatch."""
+    client = machines.client("logs")
+    try:
+        events = [
+            event["message"]
+            for job in machines.jobs()
+            if job.job_name == name
+            for event in client.get_log_events(logGroupName="/aws/batch/job", logStreamName=job.log_stream_name)[
+                "events"
+            ]
+        ]
+    finally:
+        client.close()
+    return "\n".join(events)
+
+
+def test_a_flow_is_deployed_runs_and_is_removed(machines, cloud) -> None:
+    cloud.write("flow.py", SMALL)
+    run, state = run_through_step_functions(machines, cloud, parameters={"alpha": 5, "word": "hello"})
+    assert state == "succeeded", told(machines, run)
+    found = look(cloud, run)
+    assert found["artifacts"] == locally(cloud, "--alpha", 5, "--word", "hello")
+    assert (found["status"], found["deployment"]) == ("succeeded", "step-functions/SmallFlow")
+    assert f"hook {run} True" in logs_of(machines, "fk-SmallFlow-end-of-run")
+
+    scheduler, client = machines.client("scheduler"), machines.client("stepfunctions")
+    try:
+        schedule = scheduler.get_schedule(Name="SmallFlow")
+        assert schedule["ScheduleExpression"] == "cron(30 6 ? * MON-FRI *)"
+        assert schedule["ScheduleExpressionTimezone"] == "Europe/Oslo"
+        assert schedule["Target"]["RoleArn"] == ROLE
+        assert schedule["Target"]["Arn"].endswith(":stateMachine:SmallFlow")
+        listed = cloud.run("step-functions", "list-runs", check=0).output
+        assert run.partition("/")[2] in listed
+        assert "succeeded" in listed
+        cloud.run("step-functions", "delete", check=0)
+        assert scheduler.list_schedules()["Schedules"] == []
+        assert client.list_state_machines()["stateMachines"] == []
+    finally:
+        scheduler.close()
+        client.close()
+    assert machines.backend._job_definitions == {} or all(
+        definition.status == "INACTIVE" for definition in machines.backend._job_definitions.values()
+    )
+
+
+@pytest.mark.deploying
+def test_the_whole_language(machines, cloud) -> None:
     cloud.write("flow.py", RICH)
     run, state = run_through_step_functions(machines, cloud, parameters={"alpha": 5, "word": "hello"})
-    if state != "succeeded":
-        print(story(machines, execution_of(machines, run)["executionArn"]))
-        for job in machines.jobs():
-            print(job.job_name, job.status)
-        print(cloud.run("logs", run.partition("/")[2]).output[-3000:])
-    print(cloud.run("status", run.partition("/")[2]).output)
-    assert state == "succeeded"
+    assert state == "succeeded", told(machines, run)
+    found = look(cloud, run)
+    assert found["artifacts"] == locally(cloud, "--alpha", 5, "--word", "hello")
+    assert found["status"] == "succeeded"
+
+
+@pytest.mark.deploying
+def test_every_map_distributed_within_a_time(machines, cloud) -> None:
+    cloud.write("flow.py", SMALL)
+    options = ("--use-distributed-map", "--workflow-timeout", 36000, "--max-workers", 2)
+    run, state = run_through_step_functions(machines, cloud, "flow.py", *options)
+    assert state == "succeeded", told(machines, run)
+    assert "MapRunSucceeded" in told(machines, run)
+    assert look(cloud, run)["artifacts"] == locally(cloud)
+    cloud.run("step-functions", "delete", check=0)
+
+
+@pytest.mark.deploying
+def test_a_run_that_fails(machines, cloud) -> None:
+    cloud.write("flow.py", FAILING)
+    run, state = run_through_step_functions(machines, cloud)
+    assert state == "failed"
+    found = look(cloud, run)
+    assert found["status"] == "failed"
+    assert found["artifacts"]["start/0/kept"] == "1"
+    assert f"hook {run} False" in logs_of(machines, "fk-FailingFlow-end-of-run")
+    shown = cloud.run("status", run.partition("/")[2]).output
+    assert "for good" in shown
+    status = cloud.run("step-functions", "status", run.partition("/")[2]).output
+    assert "failed" in status
+    assert "fk-FailingFlow-broken" in status
+
+
+@pytest.mark.deploying
+def test_a_run_that_takes_too_long(machines, cloud) -> None:
+    machines.hold = True
+    try:
+        cloud.write("flow.py", FAILING)
+        cloud.run("step-functions", "create", "--workflow-timeout", 60, check=0)
+        run = trigger(cloud)
+        deadline = time.monotonic() + 60
+        while not any(job.job_name == "fk-FailingFlow-end-of-run" for job in machines.jobs()[-1:]):
+            assert time.monotonic() < deadline, told(machines, run)
+            time.sleep(0.05)
+        for job in machines.jobs()[-2:-1]:  # what Step Functions itself would have ended
+            machines._cancel(job.job_id, "the execution goes on without it")
+    finally:
+        machines.hold = False
+    assert wait_for(machines, run) == "failed"
+    found = look(cloud, run)
+    assert found["status"] == "failed"
+    assert "longer than 60 s" in cloud.run("step-functions", "status", run.partition("/")[2]).output
+    assert "longer than 60 s" in cloud.run("status", run.partition("/")[2]).output
+
+
+@pytest.mark.deploying
+def test_a_run_is_terminated(machines, cloud) -> None:
+    cloud.write("flow.py", FAILING)
+    cloud.run("step-functions", "create", check=0)
+    machines.hold = True
+    try:
+        run = trigger(cloud)
+        deadline = time.monotonic() + 60
+        while not any(job.sent["tags"]["flowkit.run"] == run.partition("/")[2] for job in machines.jobs()):
+            assert time.monotonic() < deadline, told(machines, run)
+            time.sleep(0.05)
+        refused = cloud.run("step-functions", "delete")
+        assert refused.returncode != 0
+        assert run.partition("/")[2] in refused.output
+        cloud.run("step-functions", "terminate", run.partition("/")[2], check=0)
+    finally:
+        machines.hold = False
+    assert wait_for(machines, run) == "cancelled"
+    ours = [job for job in machines.jobs() if job.sent["tags"]["flowkit.run"] == run.partition("/")[2]]
+    assert [(job.job_name, job.job_queue.name) for job in ours] == [
+        ("fk-FailingFlow-start", QUEUE),
+        ("fk-FailingFlow-end-of-run", QUEUE),
+    ]
+    deadline = time.monotonic() + 60
+    while ours[1].status not in ("SUCCEEDED", "FAILED"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [str(job.status).rpartition(".")[2] for job in ours] == ["FAILED", "SUCCEEDED"]
+    assert look(cloud, run)["status"] == "cancelled"
+    cloud.run("step-functions", "delete", check=0)
