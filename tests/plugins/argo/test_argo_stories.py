@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -208,9 +207,6 @@ def test_a_run_on_s3_that_fails_is_not_tried_in_vain_ended_and_told_of(argo_user
     assert cron["spec"]["timezone"] == "Europe/Berlin"
 
 
-MANY = os.environ.get("FLOWKIT_SOAK") == "1"
-"""Whether stories that cost much are told too (``make soak``)."""
-
 SLOW = """
     import time
 
@@ -234,7 +230,7 @@ SLOW = """
 """
 
 
-@pytest.mark.skipif(not MANY, reason="FLOWKIT_SOAK=1 runs it: the client's part of it is in test_argo_client.py")
+@pytest.mark.deploying
 def test_a_run_is_suspended_and_stopped(folder_user, argo, kubernetes_api) -> None:
     folder_user.write("flow.py", SLOW)
     folder_user.run("argo-on-folder", "create", check=True)
