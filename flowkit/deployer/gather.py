@@ -7,11 +7,13 @@ is uploaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.decorators.attach import executor_request, policy, services
-from flowkit.decorators.contract import Attempts, ExecutorRequest
+from flowkit.decorators.contract import Attempts
+from flowkit.deployer.commands import Commands, Facts, fixed_environment, is_remote
 from flowkit.deployer.target import Concurrency, Deployment, DeploymentRecord, ParameterPlan, StepPlan, Target
 from flowkit.deployer.values import DeployValues, deploy_values
 from flowkit.exceptions import Problem
@@ -122,32 +124,20 @@ def gather(
     """
     asked = asked or Asked()
     found = values if values is not None else deploy_values(definition, user=user)
+    if not target.client_run:
+        found = found._replace(parameters=_short(found.parameters))
     called = name or target.default_name(definition.name, found.project, found.branch)
-    environment = fixed_environment(root, user, metadata)
-    commands = _Commands(definition, package, root, template, metadata, asked.max_log_size * _MEGABYTE)
-    steps = {}
-    for step in definition.steps.values():
-        request, attempts = executor_request(step), policy(step)
-        fixed = {**environment, **request.environment}
-        steps[step.name] = StepPlan(
-            step.name, request, attempts, tries(attempts), commands.step(step.name, request, attempts), fixed
-        )
+    facts = Facts(package, root, user, token, template, metadata, created, asked.max_log_size * _MEGABYTE)
+    commands, environment = Commands(definition.graph.start, facts), fixed_environment(root, user, metadata)
+    steps = _steps(definition, commands, environment)
     notify = [end for end, wanted in (("error", asked.notify_on_error), ("success", asked.notify_on_success)) if wanted]
-    record = _record(definition, target, called, found, package, root, user, token, template, metadata, created)
     options = {option.name: target.given.get(option.name, option.default) for option in target.options}
-    details: dict[str, Any] = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in options.items()
-    }
-    if client is not None:
-        details["client"] = dict(client)
-        details["workflow_timeout"] = asked.workflow_timeout
-        details["event_options"] = dict(found.event_options)
     deployment = Deployment(
         name=called,
         flow=definition.name,
         graph=definition.graph,
         steps=steps,
-        parameters=found.parameters if target.client_run else _short(found.parameters),
+        parameters=found.parameters,
         schedule=found.schedule,
         events=found.events,
         finishes=found.finishes,
@@ -156,7 +146,7 @@ def gather(
         on_error=found.on_error or asked.notify_on_error,
         end_command=commands.end(),
         end_environment={**environment, **({NOTIFY: ",".join(notify)} if notify else {})},
-        client_command=_client(target, called, package, root, metadata, steps, client),
+        client_command=_client_command(target, called, commands, steps, client),
         root=root,
         user=user,
         token=token,
@@ -169,13 +159,46 @@ def gather(
         concurrency=asked.concurrency,
         priority=asked.priority,
         options=options,
-        record=_plain({**record, "details": details, "concurrency": asked.concurrency}),
+        record=_record(definition, target, called, found, facts, asked, _details(options, found, asked, client)),
         title=asked.title or called,
         description=asked.description or _summary(definition),
         file=definition.file,
         places={item.name: item.location for item in definition.decorators if item.location is not None},
     )
-    return Gathered(deployment, (*found.problems, *_problems(definition, target, root)))
+    return Gathered(deployment, (*found.problems, *_problems(definition, target, root, metadata)))
+
+
+def _steps(definition: FlowDefinition, commands: Commands, environment: Mapping[str, str]) -> dict[str, StepPlan]:
+    steps = {}
+    for step in definition.steps.values():
+        request, attempts = executor_request(step), policy(step)
+        command = commands.step(step.name, request, attempts)
+        fixed = {**environment, **request.environment}
+        steps[step.name] = StepPlan(step.name, request, attempts, tries(attempts), command, fixed)
+    return steps
+
+
+def _details(
+    options: Mapping[str, Any], found: DeployValues, asked: Asked, client: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what the target has to know again: its options, and for runs of a client how they are started."""
+    details = dict(options)
+    if client is not None:
+        details["client"] = dict(client)
+        details["workflow_timeout"] = asked.workflow_timeout
+        details["event_options"] = dict(found.event_options)
+    return details
+
+
+def _client_command(
+    target: Target, name: str, commands: Commands, steps: Mapping[str, StepPlan], client: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """Return the command of a container that is a run's client; none where no container is one."""
+    if not (target.client_run and target.needs_remote_root) or client is None:
+        return ()
+    services = {plan.request.name for plan in steps.values() if plan.request.name}
+    specs = executor_specs(target, (*client.get("top", ()), *client.get("run", ())))
+    return commands.client(f"{target.name}/{name}", client, specs, services)
 
 
 def _short(parameters: tuple[ParameterPlan, ...]) -> tuple[ParameterPlan, ...]:
@@ -183,38 +206,6 @@ def _short(parameters: tuple[ParameterPlan, ...]) -> tuple[ParameterPlan, ...]:
     return tuple(
         plan._replace(default=None) if plan.default is not None and len(plan.default) > _LONGEST_DEFAULT else plan
         for plan in parameters
-    )
-
-
-def _client(
-    target: Target,
-    name: str,
-    package: StoredPackage,
-    root: str,
-    metadata: str,
-    steps: Mapping[str, StepPlan],
-    client: Mapping[str, Any] | None,
-) -> tuple[str, ...]:
-    """Return the command of a container that is a run's client; none where no container is one."""
-    if not (target.client_run and target.needs_remote_root) or client is None:
-        return ()
-    from flowkit.runtime.bootstrap import client_command
-
-    top, words = list(client.get("top", ())), list(client.get("run", ()))
-    for spec in executor_specs(target, (*top, *words)):
-        words += ["--with", spec]
-    services = {plan.request.name for plan in steps.values() if plan.request.name}
-    return tuple(
-        client_command(
-            root,
-            package.key,
-            package.program,
-            deployment=f"{target.name}/{name}",
-            top=top,
-            run=words,
-            needs={metadata, *services},
-            install=not settings().skip_install,
-        )
     )
 
 
@@ -238,120 +229,40 @@ def tries(attempts: Attempts) -> int:
     return attempts.retries + 1 + int(attempts.fallback) + settings().infrastructure_retries
 
 
-def fixed_environment(root: str, user: str, metadata: str = "local") -> dict[str, str]:
-    """Return the environment of every container of a deployment; no secret is in it.
-
-    The address of the metadata service is, its token is not: that is for the cluster's own secrets.
-    """
-    from flowkit.runtime.bootstrap import container_environment
-
-    found = container_environment(root, user=user)
-    if metadata != "local":
-        found["FLOWKIT_METADATA"] = metadata
-        url = settings().service_url
-        if url:
-            found["FLOWKIT_SERVICE_URL"] = _without_user(url)
-    return found
-
-
-def _without_user(url: str) -> str:
-    """Return a URL without a user's name and password."""
-    scheme, separator, rest = url.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
-
-
-class _Commands:
-    """The commands of a deployment's containers."""
-
-    def __init__(
-        self,
-        definition: FlowDefinition,
-        package: StoredPackage,
-        root: str,
-        template: str,
-        metadata: str,
-        max_log_size: int,
-    ) -> None:
-        self._start = definition.graph.start
-        self._package = package
-        self._root = root
-        self._template = template
-        # On a folder the index is a file beside it; elsewhere whoever looks at the runs makes an index for themselves.
-        self._record = metadata != "local" or not _remote(root)
-        self._max_log_size = max_log_size
-
-    def step(self, step: str, request: ExecutorRequest, attempts: Attempts) -> tuple[str, ...]:
-        """Return the command of a step's containers."""
-        return self._command(
-            step,
-            python=str(request.resources.get("executable") or "python"),
-            timeout=attempts.timeout,
-            template=self._template if step == self._start else None,
-        )
-
-    def end(self) -> tuple[str, ...]:
-        """Return the command that ends a run."""
-        return self._command(None, template=self._template)
-
-    def _command(self, step: str | None, **more: Any) -> tuple[str, ...]:
-        from flowkit.runtime.bootstrap import deployed_command
-
-        return tuple(
-            deployed_command(
-                self._root,
-                self._package.key,
-                self._package.program,
-                step=step,
-                install=not settings().skip_install,
-                max_log_size=self._max_log_size,
-                record=self._record,
-                **more,
-            )
-        )
-
-
 def _record(
     definition: FlowDefinition,
     target: Target,
     name: str,
     found: DeployValues,
-    package: StoredPackage,
-    root: str,
-    user: str,
-    token: str,
-    template: str,
-    metadata: str,
-    created: float,
+    facts: Facts,
+    asked: Asked,
+    details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return DeploymentRecord(
+    """Return the deployment's record as it comes out of JSON: lists where there are tuples."""
+    record = DeploymentRecord(
         target=target.name,
         name=name,
         flow=definition.name,
-        user=user,
-        created=created,
-        token=token,
-        root=root,
-        template=template,
-        package=package._asdict(),
-        parameters=found.parameters if target.client_run else _short(found.parameters),
+        user=facts.user,
+        created=facts.created,
+        token=facts.token,
+        root=facts.root,
+        template=facts.template,
+        package=facts.package._asdict(),
+        parameters=found.parameters,
         project=found.project,
         branch=found.branch,
         schedule=found.schedule.cron if found.schedule else None,
         timezone=found.schedule.timezone if found.schedule else None,
         events=(*found.events, *found.finishes),
-        metadata=metadata,
+        concurrency=asked.concurrency,
+        details=details,
+        metadata=facts.metadata,
         file=definition.file,
         version=__version__,
-    ).to_json()
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record as it comes out of JSON: lists where there were tuples."""
-    import json
-
-    found: dict[str, Any] = json.loads(json.dumps(record))
-    return found
+    )
+    plain: dict[str, Any] = json.loads(json.dumps(record.to_json()))
+    return plain
 
 
 def _summary(definition: FlowDefinition) -> str:
@@ -360,9 +271,17 @@ def _summary(definition: FlowDefinition) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def _problems(definition: FlowDefinition, target: Target, root: str) -> list[Problem]:
+def _problems(definition: FlowDefinition, target: Target, root: str, metadata: str) -> list[Problem]:
     problems = []
-    if target.needs_remote_root and not _remote(root):
+    if target.needs_remote_root and metadata == "service" and settings().service_url is None:
+        problems.append(
+            Problem(
+                f"{target.label} starts containers, which cannot reach a metadata service on this machine",
+                None,
+                "say where it is: FLOWKIT_SERVICE_URL",
+            )
+        )
+    if target.needs_remote_root and not is_remote(root):
         problems.append(
             Problem(
                 f"{target.label} starts containers, which cannot reach the datastore {root}",
@@ -374,12 +293,6 @@ def _problems(definition: FlowDefinition, target: Target, root: str) -> list[Pro
         for step in definition.steps.values():
             problems += _service_problems(step, target)
     return problems
-
-
-def _remote(root: str) -> bool:
-    from flowkit.datastore.root import scheme_of
-
-    return scheme_of(root) is not None
 
 
 def _service_problems(step: StepDefinition, target: Target) -> list[Problem]:
