@@ -103,17 +103,21 @@ def cron_problem(cron: str) -> str | None:
 
 def _weekday(part: str) -> str:
     span, slash, every = part.partition("/")
-    if slash:
-        first, dash, last = span.partition("-")
-        begin = 0 if span == "*" else _number(first)
-        end = _number(last) if dash else 6
-        return ",".join(_DAYS[number] for number in range(begin, end + 1, int(every)))
-    if part.endswith("L") and len(part) == 2 and part[0].isdigit():
-        return f"{int(part[0]) % 7 + 1}L"
+    if part in ("*", "?", "L"):
+        return part
+    if part.endswith("L"):
+        return f"{_number(part[:-1]) % 7 + 1}L"
     day, sign, rest = part.partition("#")
     if sign:
         return f"{_number(day) % 7 + 1}#{rest}"
-    return "-".join(_DAYS[int(end)] if end.isdigit() else end for end in part.split("-"))
+    first, dash, last = span.partition("-")
+    begin = 0 if span == "*" else _number(first)
+    end = _number(last) if dash else 6 if slash else begin
+    if end < begin:  # over the end of the week
+        end += 7
+    if dash and not slash and end < 7:
+        return f"{_DAYS[begin]}-{_DAYS[end]}"
+    return ",".join(_DAYS[number % 7] for number in range(begin, end + 1, int(every or 1)))
 
 
 def _number(text: str) -> int:
