@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -129,22 +128,3 @@ def test_as_a_cronjob(argo_user: Any, kubernetes_api: Any, program: RandomProgra
     words = [kubernetes_api.words(pod) for pod in kubernetes_api.pods("default", "app.kubernetes.io/component=client")]
     assert told[-1]["type"] == "Complete", f"{words}\n{program.source}"
     compare(argo_user, program, here, run)
-
-
-@pytest.fixture(scope="session")
-def machines() -> Iterator[Any]:
-    """AWS Step Functions, for every test of this folder."""
-    from machine_service import opened
-
-    with opened() as service:
-        yield service
-
-
-@pytest.fixture
-def cloud(machines: Any, workspace: Any) -> Any:
-    """A workspace whose user deploys there."""
-    from machine_service import user_environment
-
-    workspace.env = {name: value for name, value in workspace.env.items() if not name.startswith("AWS_")}
-    workspace.env.update(user_environment(machines))
-    return workspace

@@ -88,6 +88,8 @@ class BatchService:
         self.parallel = 4
         self.started: list[str] = []
         """Ids of what was executed, in order."""
+        self.image_environment: dict[str, str] = {}
+        """What the images of all jobs have in their environment."""
         self.spare_starting = False
         self._folder = tempfile.mkdtemp(prefix="batch-service-")
         self._lock = threading.RLock()
@@ -238,6 +240,7 @@ class BatchService:
             **({} if "TMPDIR" not in os.environ else {"TMPDIR": os.environ["TMPDIR"]}),
             "AWS_ACCESS_KEY_ID": "of-the-role",
             "AWS_SECRET_ACCESS_KEY": "of-the-role",
+            **self.image_environment,
             **{pair["name"]: pair["value"] for pair in given},
             "AWS_BATCH_JOB_ID": unit.id,
             "AWS_BATCH_JOB_ATTEMPT": "1",
