@@ -188,8 +188,8 @@ def _options() -> list[click.Parameter]:
             metavar="SECONDS",
             help="How long listeners may be away and miss nothing. Default: a day.",
         ),
-        click.Option(["--scheduler"], is_flag=True, help="Be the scheduler in the box, too: flowkit scheduler."),
-        click.Option(["--datastore-root"], help="Of the scheduler. Default: the nearest .flowkit."),
+        _option("--scheduler", is_flag=True, help="Be the scheduler in the box, too: flowkit scheduler."),
+        _option("--datastore-root", metavar="ROOT", help="Of the scheduler. Default: the nearest .flowkit."),
         _option("--pool", type=click.IntRange(1, 1000), metavar="N", help="Database connections. Default: 10."),
     ]
 
