@@ -5,8 +5,10 @@ The flow is one DAG; the steps within a foreach are a DAG of their own, which is
 loop is a template that calls itself with the next turn.
 
 ``depends`` says after what a task comes, ``when`` whether a switch has chosen it. Argo omits a task whose ``depends``
-does not hold, and skips one whose ``when`` does not: neither has outputs, so nothing else may be asked of a task that
-may not have run than its status, or an output with a default.
+does not hold, and skips one whose ``when`` does not: neither has outputs, and to ask for one stops some versions for
+ever (https://github.com/argoproj/argo-workflows/issues/15837). So nothing but the status is asked of a task that may
+not have run: where a step is reached from a switch that may not have run, and from elsewhere, too, a task between the
+two, which does nothing, runs if the switch has chosen the step.
 """
 
 from __future__ import annotations
@@ -63,6 +65,14 @@ class _Compiler:
         self._whole_loops = bool(deployment.options.get(WHOLE_LOOPS))
         loops = [] if self._whole_loops else [name for name in self._order if self._nodes[name].is_loop]
         self._loop = {name: names.give(f"{name}-turns") for name in loops}
+        self._between = {
+            (source.name, name): names.give(f"{source.name}-to-{name}")
+            for name in self._order
+            for source in self._choosing(name)
+            if not self._always_before(source.name, name)
+        }
+        """The tasks between a switch that may not have run and a step that it may choose."""
+        self._nothing = names.give("chosen") if self._between else ""
         self._entry = names.give("flow")
         self._hosts = names.give("hosts") if any(node.kind == "parallel" for node in self._nodes.values()) else None
         self._gangs = [name for name in self._order if self._is_gang(name)]
@@ -80,6 +90,8 @@ class _Compiler:
             templates += self._templates_of(name)
         if self._hosts is not None:
             templates.append(hosts_template(self._hosts))
+        if self._between:
+            templates.append({"name": self._nothing, "suspend": {"duration": "0"}})
         return Dags(self._entry, templates)
 
     # -- where steps are -----------------------------------------------------------------------------------------------
@@ -107,6 +119,7 @@ class _Compiler:
     def _dag(self, scope: str | None, steps: list[str]) -> dict[str, Any]:
         tasks = []
         for name in steps:
+            tasks += self._tasks_between(name)
             tasks.append(self._task(name, scope))
             if self._nodes[name].kind == "foreach":
                 tasks.append(self._children_task(name, scope))
@@ -197,12 +210,50 @@ class _Compiler:
             return {"depends": self._joined(node)}
         sources = [self._nodes[name] for name in node.sources if name != node.name]
         sources = [source for source in sources if source.kind != "foreach"]  # its children's DAG begins here
+        tasks = {
+            source.name: self._between.get((source.name, node.name), self._step[source.name]) for source in sources
+        }
         found = {}
         if sources:
-            found["depends"] = " || ".join(self._succeeded(source.name) for source in sources)
-        if any(source.kind == "switch" and len(_exits(source)) > 1 for source in sources):
-            found["when"] = " || ".join(self._chose(source, node.name, alone=len(sources) == 1) for source in sources)
+            found["depends"] = " || ".join(f"{task}.Succeeded" for task in tasks.values())
+        asked = [source.name for source in self._choosing(node.name) if (source.name, node.name) not in self._between]
+        if asked:
+            found["when"] = " || ".join(
+                _chosen(self._output(source, "step"), node.name)
+                if source in asked
+                else f"'{{{{tasks.{task}.status}}}}' == 'Succeeded'"
+                for source, task in tasks.items()
+            )
         return found
+
+    def _tasks_between(self, name: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": self._between[source.name, name],
+                "template": self._nothing,
+                "depends": self._succeeded(source.name),
+                "when": _chosen(self._output(source.name, "step"), name),
+            }
+            for source in self._choosing(name)
+            if (source.name, name) in self._between
+        ]
+
+    def _choosing(self, name: str) -> list[Node]:
+        """Return the switches that lead to a step and may lead elsewhere."""
+        sources = (self._nodes[each] for each in self._nodes[name].sources if each != name)
+        return [source for source in sources if source.kind == "switch" and len(_exits(source)) > 1]
+
+    def _always_before(self, switch: str, name: str) -> bool:
+        """Whether no way leads from the start to a step but through a switch."""
+        seen, todo = {switch, name}, list(self._nodes[name].sources)
+        while todo:
+            each = todo.pop()
+            if each not in seen:
+                if each == self._deployment.graph.start:
+                    return False
+                seen.add(each)
+                todo.extend(self._nodes[each].sources)
+        return True
 
     def _joined(self, join: Node) -> str:
         """Return after what a join comes: after every branch of what it closes.
@@ -240,11 +291,6 @@ class _Compiler:
 
     def _succeeded(self, name: str) -> str:
         return f"{self._step[name]}.Succeeded"
-
-    def _chose(self, source: Node, target: str, *, alone: bool) -> str:
-        if source.kind == "switch" and len(_exits(source)) > 1:
-            return _chosen(self._output(source.name, "step"), target)
-        return f"'{{{{tasks.{self._step[source.name]}.status}}}}' == 'Succeeded'"
 
     def _output(self, name: str, output: str) -> str:
         return f"{{{{tasks.{self._step[name]}.outputs.parameters.{output}}}}}"

@@ -28,7 +28,7 @@ _FIELDS: dict[str, set[str]] = {
     "spec": {"entrypoint", "onExit", "arguments", "parallelism", "workflowMetadata", "podMetadata", "templates",
              "serviceAccountName", "imagePullSecrets", "priority", "activeDeadlineSeconds", "workflowTemplateRef",
              "shutdown", "suspend"},
-    "template": {"name", "inputs", "outputs", "metadata", "container", "dag", "resource", "retryStrategy",
+    "template": {"name", "inputs", "outputs", "metadata", "container", "dag", "resource", "suspend", "retryStrategy",
                  "activeDeadlineSeconds", "serviceAccountName", "nodeSelector", "tolerations", "volumes"},
     "task": {"name", "template", "arguments", "depends", "when", "withSequence"},
     "withSequence": {"start", "count"},
@@ -100,7 +100,7 @@ def _check_template(template: Mapping[str, Any], templates: Mapping[str, Any], k
     name = template["name"]
     if not NAME.fullmatch(name) or name != name.lower():
         raise Refused(f"{name!r} cannot be the name of a template whose pods are named after it")
-    if sum(kind in template for kind in ("container", "dag", "resource")) != 1:
+    if sum(kind in template for kind in ("container", "dag", "resource", "suspend")) != 1:
         raise Refused(f"the template {name} must be of one kind")
     inputs = [each["name"] for each in template.get("inputs", {}).get("parameters", [])]
     for each in template.get("inputs", {}).get("parameters", []):
@@ -113,6 +113,8 @@ def _check_template(template: Mapping[str, Any], templates: Mapping[str, Any], k
     if "dag" in template:
         _check_dag(template, templates, known)
         return
+    if "suspend" in template and template["suspend"] != {"duration": "0"}:
+        raise Refused(f"the template {name} waits")
     if "resource" in template:
         check_fields("resource", template["resource"])
     for tag in tags(template):

@@ -199,6 +199,8 @@ class Operation:
         node = self.nodes.get(name)
         if node is not None:
             return node
+        if "suspend" in template:
+            return self._end(name, "Suspend", SUCCEEDED)
         limit = self.spec.get("parallelism")
         if limit is not None and self.hands.active() >= limit:
             return None
@@ -325,6 +327,8 @@ class Operation:
             return
         known = {**self.known, **self._results(earlier)}
         resolved = replace({**task, "when": replace(task.get("when", ""), known)}, known)
+        if "{{tasks." in resolved["when"]:
+            raise Refused(f"the task {place} asks for what is not there, and waits for ever: {resolved['when']}")
         if not should_execute(resolved["when"]):
             self._end(place, "Skipped", SKIPPED, f"when '{resolved['when']}' evaluated false")
             return
