@@ -11,7 +11,7 @@ from batch_account import QUEUE
 from machine_service import ROLE, execution_of, run_through_step_functions, story, trigger, wait_for
 
 SMALL = """
-    from flowkit import FlowSpec, Parameter, exit_hook, project, retry, schedule, step, current
+    from flowkit import FlowSpec, Parameter, exit_hook, schedule, step
 
     def told(run):
         print("hook", run.pathspec, run.successful)
@@ -27,11 +27,8 @@ SMALL = """
             self.items = [self.alpha]
             self.next(self.each, foreach="items")
 
-        @retry(times=1, minutes_between_retries=0)
         @step
         def each(self):
-            if current.retry_count == 0:
-                raise ValueError("the first attempt")
             self.value = self.input * 2
             self.next(self.end_of_each)
 
@@ -235,7 +232,8 @@ def test_a_flow_is_deployed_runs_and_is_removed(machines, cloud) -> None:
     run, state = run_through_step_functions(machines, cloud, parameters={"alpha": 5, "word": "hello"})
     assert state == "succeeded", told(machines, run)
     found = look(cloud, run)
-    assert found["artifacts"] == locally(cloud, "--alpha", 5, "--word", "hello")
+    assert found["artifacts"]["each/0/value"] == "10"
+    assert found["artifacts"]["end/0/text"] == "'hello [10]'"
     assert (found["status"], found["deployment"]) == ("succeeded", "step-functions/SmallFlow")
     assert f"hook {run} True" in logs_of(machines, "fk-SmallFlow-end-of-run")
 
@@ -349,3 +347,126 @@ def test_a_run_is_terminated(machines, cloud) -> None:
     assert [str(job.status).rpartition(".")[2] for job in ours] == ["FAILED", "SUCCEEDED"]
     assert look(cloud, run)["status"] == "cancelled"
     cloud.run("step-functions", "delete", check=0)
+
+
+LISTENING = """
+    from flowkit import FlowSpec, Parameter, current, step, trigger, trigger_on_finish
+
+    @trigger(event={"name": "data.arrived", "parameters": {"alpha": "size", "word": "table"}})
+    @trigger_on_finish(flow="Before")
+    class ListeningFlow(FlowSpec):
+        alpha = Parameter("alpha", default=3)
+        word = Parameter("word", default="nothing")
+
+        @step
+        def start(self):
+            self.seen = (self.alpha, self.word, current.trigger.event.name if current.trigger else None)
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        ListeningFlow()
+"""
+
+
+@pytest.mark.deploying
+def test_events_start_a_flow(machines, cloud) -> None:
+    """A rule hands a machine the event as it is; nothing here stands for EventBridge, which delivers it."""
+    cloud.write("flow.py", LISTENING)
+    cloud.run("step-functions", "create", check=0)
+    events, client = machines.client("events"), machines.client("stepfunctions")
+    try:
+        rules = {rule["Name"]: json.loads(rule["EventPattern"]) for rule in events.list_rules()["Rules"]}
+        assert rules["ListeningFlow.data.arrived"] == {"source": ["flowkit"], "detail-type": ["data.arrived"]}
+        finish = rules["ListeningFlow.flowkit.Before.end"]
+        (machine,) = client.list_state_machines()["stateMachines"]
+        arn = machine["stateMachineArn"]
+        (target,) = events.list_targets_by_rule(Rule="ListeningFlow.data.arrived")["Targets"]
+        assert (target["Arn"], target["RoleArn"]) == (arn, ROLE)
+        event = {
+            "id": "e-1",
+            "source": "flowkit",
+            "detail-type": "data.arrived",
+            "time": "2026-01-01T00:00:00Z",
+            "detail": {"size": 7, "timestamp": 1767225600.5, "more": {"a": [1]}},
+        }
+        ended = {
+            "id": "e-2",
+            "source": "aws.states",
+            "detail-type": finish["detail-type"][0],
+            "detail": {
+                "status": "SUCCEEDED",
+                "name": "one",
+                "stateMachineArn": arn.replace("ListeningFlow", "Before"),
+                "stopDate": 1767225600123,
+            },
+        }
+        for name, given in (("by-event", event), ("by-run", ended)):
+            client.start_execution(stateMachineArn=arn, name=name, input=json.dumps(given))
+        assert wait_for(machines, "ListeningFlow/sfn-by-event") == "succeeded"
+        assert wait_for(machines, "ListeningFlow/sfn-by-run") == "succeeded"
+    finally:
+        events.close()
+        client.close()
+    found = look(cloud, "ListeningFlow/sfn-by-event")
+    assert found["artifacts"]["start/0/seen"] == "(7, 'nothing', 'data.arrived')"
+    assert found["trigger"] == [["data.arrived", "e-1", "event"]]
+    found = look(cloud, "ListeningFlow/sfn-by-run")
+    assert found["artifacts"]["start/0/seen"] == "(3, 'nothing', 'flowkit.Before.end')"
+    assert found["trigger"] == [["flowkit.Before.end", "Before/sfn-one", "run"]]
+
+    # Deployed again without one of the two, its rule is gone.
+    cloud.write("flow.py", LISTENING.replace('@trigger_on_finish(flow="Before")', ""))
+    cloud.run("step-functions", "create", check=0)
+    events = machines.client("events")
+    try:
+        assert [rule["Name"] for rule in events.list_rules()["Rules"]] == ["ListeningFlow.data.arrived"]
+        cloud.run("step-functions", "delete", check=0)
+        assert events.list_rules()["Rules"] == []
+    finally:
+        events.close()
+
+
+@pytest.mark.deploying
+@pytest.mark.parametrize("rule", ["forbid", "replace"])
+def test_one_run_at_a_time(machines, cloud, rule) -> None:
+    cloud.write("flow.py", FAILING.replace('raise ValueError("for good")', "pass"))
+    cloud.run("step-functions", "create", "--concurrency", rule, check=0)
+    machines.hold = True
+    try:
+        first = trigger(cloud)
+        job_of(machines, first)
+        second = trigger(cloud)
+        given_up = first if rule == "replace" else second
+        assert wait_for(machines, given_up) == "cancelled"
+        if rule == "replace":
+            job_of(machines, second)
+    finally:
+        machines.hold = False
+    assert wait_for(machines, second if rule == "replace" else first) == "succeeded"
+    status = cloud.run("step-functions", "status", given_up.partition("/")[2], check=0).output
+    assert "cancelled" in status
+    # Why, moto does not keep of an execution that was stopped.
+    if rule == "forbid":
+        assert cloud.run("status", second.partition("/")[2]).returncode != 0, "it has never begun"
+        return
+    ended = job_of(machines, first, "fk-FailingFlow-end-of-run")
+    deadline = time.monotonic() + 60
+    while ended.status not in ("SUCCEEDED", "FAILED"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert look(cloud, first)["status"] == "cancelled"
+
+
+def job_of(machines: Any, run: str, name: str = "") -> Any:
+    """Wait for a job of a run, and return it."""
+    deadline = time.monotonic() + 60
+    while True:
+        for job in machines.jobs():
+            if job.sent["tags"]["flowkit.run"] == run.partition("/")[2] and name in job.job_name:
+                return job
+        assert time.monotonic() < deadline, told(machines, run)
+        time.sleep(0.05)
