@@ -11,7 +11,7 @@ from flowkit.metadata.store import MetadataStore
 
 if TYPE_CHECKING:
     from flowkit.datastore.storage import Storage
-    from flowkit.deployer.target import DeploymentRecord, Target
+    from flowkit.deployer.target import DeploymentRecord, Execution, Target
 
 
 def stop(
@@ -63,6 +63,29 @@ def stop(
     check_token(target.name, target.label, found, authorize)
     target.terminate(found, run.run)
     return False
+
+
+def write_down(session: Session, flow: str, execution: Execution) -> None:
+    """Note that a run is over which is so for its scheduler, where no end command has come to say it.
+
+    Some schedulers start nothing more for a run that took too long, or that was stopped at their own console.
+    """
+    if execution.state not in FINAL:
+        return
+    try:
+        storage = session.storage()
+        store = session.metadata_store(storage)
+    except FlowkitError:  # what was asked for is what the scheduler says, and that is known
+        return
+    try:
+        run = store.run(flow, execution.run)
+        if run is not None and run.unattended and run.state not in FINAL:
+            _settle(session, storage, store, run, execution.state, execution.reason)
+            session.console.say(f"Nobody had written down that run {run.run} is over: now it is.")
+    except FlowkitError as error:
+        session.console.warn(f"Note: that the run is over could not be written down: {error.headline}")
+    finally:
+        store.close()
 
 
 def _deployed(session: Session, storage: Storage, deployment: str) -> tuple[Target, DeploymentRecord | None]:

@@ -57,6 +57,9 @@ def status(session: Session, cls: type[Target], name: str | None, run: str, *, a
             f"{cls.label} knows no run {run} of {found.record.name}",
             f"it forgets runs after a while; what it made is kept: {session.program} status {run}",
         )
+    from flowkit.cli.cancel_scheduled import write_down
+
+    write_down(session, found.record.flow, execution)
     if as_json:
         session.console.json(execution._asdict())
         return 0

@@ -107,6 +107,9 @@ def _one(session: Session, storage: Storage, store: MetadataStore, run: RunRecor
     say(one_line(f"started {moment(run.created)} by {run.user}, took {took(run)}"))
     if run.deployment:
         say(one_line(f"deployed as {run.deployment}"))
+    if run.unattended and run.state not in FINAL:
+        target = run.deployment.partition("/")[0]  # type: ignore[union-attr]
+        session.console.say(f"What its scheduler says: {session.program} {one_line(target)} status {run.run}")
     if run.origin:
         say(one_line(f"resumed from {run.origin}"))
     if run.tags:

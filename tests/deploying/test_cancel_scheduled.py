@@ -103,6 +103,21 @@ def test_a_scheduler_is_asked_to_stop_its_run(folder):
     assert "over already" in folder.cancel("folder-1")
 
 
+def test_what_a_scheduler_says_of_a_run_that_is_over_is_written_down(folder):
+    folder.deploy()
+    folder.begin("folder-4")
+    folder.begin("folder-5", "failed", reason="it took too long")
+    user = folder.workspace
+    assert "folder status folder-4" in user.run("status", "folder-4", check=True).output
+    assert "running" in user.run("folder", "status", "folder-4", "--name", NAME, check=True).stdout
+    assert folder.end("folder-4") is None
+    told = user.run("folder", "status", "folder-5", "--name", NAME, check=True)
+    assert "now it is" in told.stderr
+    assert folder.end("folder-5") == ("failed", "it took too long")
+    assert json.loads(user.run("folder", "status", "folder-5", "--json", check=True).stdout)["state"] == "failed"
+    assert "failed (it took too long)" in user.run("status", "folder-5", check=True).stdout
+
+
 def test_a_run_that_its_scheduler_has_forgotten(folder):
     folder.deploy()
     folder.begin("folder-2", None)
