@@ -138,6 +138,9 @@ TABLE: dict[str, dict[str, Cell]] = {
     },
     "step-functions": {
         **_ALL,
+        "events": Cell("part", "one event; several together are refused"),
+        "on_finish": Cell("part", "of one flow, on Step Functions in the same account and region"),
+        "concurrency": Cell("part", "of runs that begin within a second or two of each other both may go on"),
         "priority": Cell("no", "Step Functions has none"),
         "suspend": Cell("no", "Step Functions cannot"),
     },
