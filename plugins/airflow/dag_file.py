@@ -223,7 +223,8 @@ class _Writer:
         return lines
 
     def end(self) -> list[str]:
-        """Return the lines of the task that ends runs: a teardown, which runs whatever has become of the others."""
+        """Return the lines of the task that ends runs: a teardown, which runs whatever has become of the others, and
+        when somebody stops the run."""
         deployment = self._deployment
         arguments: dict[str, Any] = {
             "task_id": END_TASK,
@@ -235,8 +236,8 @@ class _Writer:
         waits = [f"step_{name}" for name, task in self._made.steps.items() if task.last]
         return [
             "",
-            "# Runs whatever has become of the steps, and leaves the state of the run to them.",
-            f"flowkit_end = {call('End', arguments, 4)}.as_teardown()",
+            "# Runs whatever has become of the steps, and when somebody stops the run; fails where it did not succeed.",
+            f"flowkit_end = {call('End', arguments, 4)}.as_teardown(on_failure_fail_dagrun=True)",
             f"[{', '.join(waits)}] >> flowkit_end",
         ]
 

@@ -26,6 +26,8 @@ _SEARCHED = 10_000
 """Runs looked at for one of a given id."""
 _LARGEST = 32 * 1024 * 1024
 """Bytes of an answer."""
+_TERMINATED = "terminated by flowkit"
+"""Noted at a run that is stopped: Airflow has no other word for it than failed."""
 _STATES: Mapping[str, State] = {
     "queued": "pending",
     "running": "running",
@@ -104,7 +106,8 @@ class Rest:
         if found is None:
             raise NotFound(f"Airflow knows no run {run} of {record.name}")
         path = f"/dags/{_quoted(record.name)}/dagRuns/{_quoted(found['dag_run_id'])}"
-        self._ask("PATCH", path, {"state": "failed"})
+        note = {"note": _TERMINATED} if self._api() == "v2" else {}
+        self._ask("PATCH", path, {"state": "failed", **note})
 
     def _find(self, record: DeploymentRecord, run: str) -> dict[str, Any] | None:
         for each in self._runs(record, _SEARCHED):
@@ -220,6 +223,8 @@ def _quoted(part: Any) -> str:
 
 def _execution(record: DeploymentRecord, run: Mapping[str, Any]) -> Execution:
     state = _STATES.get(str(run.get("state")), "pending")
+    if state == "failed" and run.get("note") == _TERMINATED:
+        state = "cancelled"
     started, finished = _moment(run.get("start_date")), _moment(run.get("end_date"))
     return Execution(run_of(record.name, str(run["dag_run_id"])), state, f"{run['dag_run_id']}", started, finished)
 

@@ -18,7 +18,7 @@ except ImportError:  # Airflow 2
 
 
 def hurry():
-    """Look at jobs of AWS Batch often: the provider waits up to ten seconds before each look, and jobs take one here."""
+    """Look at jobs of AWS Batch often: the provider waits up to ten seconds before each look; jobs take one here."""
     import time
 
     from airflow.providers.amazon.aws.hooks.batch_client import BatchClientHook

@@ -117,12 +117,11 @@ def test_a_flow_leaves_on_airflow_what_it_leaves_on_a_laptop(told: Told, laptop:
 
 
 def test_a_failed_task_fails_the_run_for_airflow_and_for_flowkit(told: Told) -> None:
-    """Also though the last task, which ends the run and calls the hooks, succeeds."""
     run = told.ended("broken")
     assert run.state == "failed"
     assert sorted(run.tasks["work"]) == ["failed", "success", "success"]
     assert run.tasks["join"] == run.tasks["end"] == ["upstream_failed"]
-    assert run.tasks["flowkit-end"] == ["success"]
+    assert run.tasks["flowkit-end"] == ["failed"]
     left = told.left("broken")
     assert left["state"] == "failed"
     assert "join/0" not in left["tasks"]
