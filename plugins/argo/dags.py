@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from flowkit.deployer.target import PARAMETER, TASK, TRIGGER, TURNS, Deployment
 from flowkit.model.graph import Node
-from flowkit.plugins.argo.gangs import LABEL, NODES, gang_template, hosts_template
+from flowkit.plugins.argo.gangs import LABEL, NODES, PLACE, gang_template, hosts_template
 from flowkit.plugins.argo.names import Names
 from flowkit.plugins.argo.pods import NOTHING, Pods
 
-PLACE, TURN = "place", "turn"
-"""Parameters: a child's coordinates; a loop's turn."""
+TURN = "turn"
+"""The parameter with a loop's turn."""
 WHOLE_LOOPS = "whole_loops"
 """The option by which one container carries out all turns of a loop: Argo Workflows lets templates call each other a
 hundred deep, so that a loop of containers may turn some ninety times."""
@@ -141,8 +141,7 @@ class _Compiler:
         if name in self._loop:
             given[TURN] = "0"
         if self._is_gang(name):
-            given = {PREFIX_INPUT: "" if scope is None else f"{_input(PLACE)}."}
-            given[LABEL] = "0" if scope is None else _input(LABEL)
+            given = {} if scope is None else {PLACE: _input(PLACE), LABEL: _input(LABEL)}
             given[NODES] = self._output(node.splits[-1], "width")
         return {**task, **self._after(node), **_arguments(given)}
 
@@ -165,7 +164,7 @@ class _Compiler:
         inputs = [] if scope is None else [PLACE]
         if self._is_gang(name):
             number = self._gangs.index(name)
-            return [gang_template(plan, self._step[name], self._pods.defaults, number=number, prefix=PREFIX_INPUT)]
+            return [gang_template(plan, self._step[name], self._pods.defaults, number=number, inside=scope is not None)]
         outputs = {"switch": ["step"], "foreach": ["width"], "parallel": ["width"]}.get(node.kind, [])
         told = {TASK: place}
         if name in self._loop:
@@ -294,10 +293,6 @@ class _Compiler:
 
     def _output(self, name: str, output: str) -> str:
         return f"{{{{tasks.{self._step[name]}.outputs.parameters.{output}}}}}"
-
-
-PREFIX_INPUT = "prefix"
-"""The parameter of a gang's template that becomes `flowkit.deployer.target.PREFIX`."""
 
 
 def start_environment(deployment: Deployment) -> list[dict[str, str]]:

@@ -14,15 +14,15 @@ from flowkit.plugins.argo.pods import RUN_ID, SLACK, again
 from flowkit.plugins.kubernetes.manifests import Defaults, pod_spec
 from flowkit.plugins.kubernetes.syntax import OWN_PREFIX, label_value
 
-NODES, LABEL = "nodes", "label"
-"""Parameters: how many nodes; the coordinates of the task that opened the gang, written as a name can hold them."""
+PLACE, LABEL, NODES = "place", "label", "nodes"
+"""Parameters: the coordinates of a foreach's child; the same as a name can hold them; how many nodes a gang has."""
 _HOSTS = "h-{{workflow.uid}}"
 """The headless service; a workflow's name may be too long for one, and may have dots."""
 _MEMBER = f"{OWN_PREFIX}gang-of"
 """The label of a gang's pods by which the service finds them: the workflow's uid."""
 
 
-def gang_template(plan: StepPlan, name: str, defaults: Defaults, *, number: int, prefix: str) -> dict[str, Any]:
+def gang_template(plan: StepPlan, name: str, defaults: Defaults, *, number: int, inside: bool) -> dict[str, Any]:
     """Return the template of a gang's step.
 
     Parameters
@@ -35,17 +35,18 @@ def gang_template(plan: StepPlan, name: str, defaults: Defaults, *, number: int,
         What the step leaves open.
     number : int
         Which of the flow's gangs it is.
-    prefix : str
-        The parameter that goes before a node's index.
+    inside : bool
+        Whether it is in a foreach.
     """
     retried = plan.tries > 1
     attempt = "{{retries}}" if retried else "0"
     # At most 63 characters with the index of a node behind it, for it names hosts.
-    job = f"g{number}-{{{{workflow.uid}}}}-{{{{inputs.parameters.{LABEL}}}}}-{attempt}"
+    label = f"{{{{inputs.parameters.{LABEL}}}}}" if inside else "0"
+    job = f"g{number}-{{{{workflow.uid}}}}-{label}-{attempt}"
     told = {
         **plan.environment,
         RUN: RUN_ID,
-        PREFIX: f"{{{{inputs.parameters.{prefix}}}}}",
+        PREFIX: f"{{{{inputs.parameters.{PLACE}}}}}." if inside else "",
         GANG: f"{{{{inputs.parameters.{NODES}}}}}",
         ATTEMPT: attempt,
     }
@@ -76,7 +77,7 @@ def gang_template(plan: StepPlan, name: str, defaults: Defaults, *, number: int,
     manifest = json.dumps(document, indent=1).replace(f'"{size}"', f"{{{{inputs.parameters.{NODES}}}}}")
     template: dict[str, Any] = {
         "name": name,
-        "inputs": {"parameters": [{"name": each} for each in (prefix, LABEL, NODES)]},
+        "inputs": {"parameters": [{"name": each} for each in ((PLACE, LABEL, NODES) if inside else (NODES,))]},
         "metadata": {"labels": {f"{OWN_PREFIX}step": label_value(plan.name)}},
         "resource": {
             "action": "create",

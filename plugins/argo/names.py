@@ -19,10 +19,14 @@ _WORD = re.compile(r"[A-Z][a-z0-9]+")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _EXPRESSION_WORDS = frozenset(
     ("true", "false", "nil", "and", "or", "not", "in", "if", "else", "let", "matches", "contains", "startswith",
-     "endswith", "len", "all", "none", "any", "one", "filter", "map", "count", "find", "sum", "groupby", "reduce",
-     "item", "workflow", "inputs", "outputs", "tasks", "steps")
+     "endswith", "all", "none", "any", "one", "filter", "map", "find", "count", "sum", "reduce", "len", "type", "abs",
+     "ceil", "floor", "round", "int", "float", "string", "trim", "upper", "lower", "split", "replace", "repeat", "join",
+     "max", "min", "mean", "median", "now", "duration", "date", "timezone", "first", "last", "get", "take", "keys",
+     "values", "reverse", "concat", "sort", "uniq", "flatten", "bitand", "bitor", "bitxor", "bitnand", "bitnot",
+     "bitshl", "bitshr", "bitushr", "jsonpath", "sprig", "item", "workflow", "inputs", "outputs", "tasks", "steps")
 )  # fmt: skip
-"""What means something in an expression, or in a template's variables."""
+"""What means something in an expression: a task of the name of a built-in function breaks ``depends``
+(https://github.com/argoproj/argo-workflows/issues/12037)."""
 
 
 def deployment_name(flow: str, project: str | None, branch: str | None) -> str:

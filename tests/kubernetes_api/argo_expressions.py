@@ -17,6 +17,13 @@ _TOKEN = re.compile(
     r"|(?P<sign>==|!=|<=|>=|&&|\|\||[-+?:().,\[\]!<>]))"
 )
 _TAG = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_BUILT_IN = frozenset(
+    ("all", "none", "any", "one", "filter", "map", "find", "count", "sum", "reduce", "len", "type", "abs", "ceil",
+     "floor", "round", "int", "float", "string", "trim", "upper", "lower", "split", "replace", "repeat", "join", "max",
+     "min", "mean", "median", "now", "duration", "date", "timezone", "first", "last", "get", "take", "keys", "values",
+     "reverse", "concat", "sort", "uniq", "flatten", "let", "not", "in", "and", "or", "nil", "matches", "contains")
+)  # fmt: skip
+"""Words of expr-lang that no task may be called, as far as they are in small letters."""
 _LEVELS = (("||",), ("&&",), ("==", "!="), ("<", ">", "<=", ">="), ("+", "-"))
 _KNOWN_TAGS = re.compile(
     r"workflow\.(name|uid|namespace|status|parameters\.[\w-]+|annotations\.[\w./-]+|labels\.[\w./-]+)"
@@ -259,6 +266,8 @@ class _Parser:
             elif self.peek() == "(":
                 return self.call(".".join(path))
             else:
+                if word in _BUILT_IN:
+                    raise Refused(f"{self.source!r}: {word} is a function, and not what it is taken for")
                 self.names.append(".".join(path))
                 return lambda known: _look(known, path)
 

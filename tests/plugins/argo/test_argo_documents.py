@@ -299,9 +299,9 @@ def test_branches_of_a_switch_meet_and_join() -> None:
     """)
     tasks = tasks_of(found, "flow")
     chose = "'{{tasks.step-one.outputs.parameters.step}}' == "
-    assert tasks["first"]["when"] == f"{chose}'first'"
-    assert tasks["meet"]["depends"] == "step-one.Succeeded || first.Succeeded"
-    assert tasks["meet"]["when"] == f"{chose}'meet' || '{{{{tasks.first.status}}}}' == 'Succeeded'"
+    assert tasks["step-first"]["when"] == f"{chose}'first'"
+    assert tasks["meet"]["depends"] == "step-one.Succeeded || step-first.Succeeded"
+    assert tasks["meet"]["when"] == f"{chose}'meet' || '{{{{tasks.step-first.status}}}}' == 'Succeeded'"
     assert tasks["late"]["depends"] == "second.Succeeded || meet.Succeeded"
     assert "when" not in tasks["late"]
     assert tasks["both"]["depends"] == "late.Succeeded && other.Succeeded"

@@ -117,31 +117,37 @@ LOOK = """
     import json, sys
     from flowkit import Run, namespace
     namespace(None)
-    found = {}
-    for step in Run(sys.argv[1]):
-        for task in step:
-            data = {each.id: repr(each.data) for each in task if not each.id.startswith("_")}
-            found[f"{step.id}/{task.id}"] = data
-    print(json.dumps(found))
+    for pathspec in sys.argv[1:]:
+        found = {}
+        for step in Run(pathspec):
+            for task in step:
+                data = {each.id: repr(each.data) for each in task if not each.id.startswith("_")}
+                found[f"{step.id}/{task.id}"] = data
+        print(json.dumps(found))
 """
 
 
-def everything(user: Any, pathspec: str) -> dict[str, dict[str, str]]:
-    """Every artifact of a run, by task."""
+def everything(user: Any, *pathspecs: str) -> list[dict[str, dict[str, str]]]:
+    """Every artifact of runs, by task."""
     user.write("look.py", LOOK)
-    return json.loads(user.run(pathspec, flow="look.py", check=True).stdout)
+    return [json.loads(line) for line in user.run(*pathspecs, flow="look.py", check=True).stdout.splitlines()]
 
 
-def test_a_flow_with_everything_comes_to_the_same_artifacts_as_run(folder_user, argo, kubernetes_api) -> None:
-    folder_user.write("flow.py", RICH.replace("@HOME@", str(folder_user.home)))
+@pytest.mark.parametrize(
+    ("user", "target"),
+    [("folder_user", "argo-on-folder"), pytest.param("argo_user", "argo-workflows", marks=pytest.mark.deploying)],
+)
+def test_a_flow_with_everything_comes_to_the_same_artifacts_as_run(request, argo, user, target) -> None:
+    here = request.getfixturevalue(user)
+    here.write("flow.py", RICH.replace("@HOME@", str(here.home)))
     word = 'it\'s "$(HOME)" $$ {curly}'
-    done = run_on_argo(folder_user, argo, parameters={"alpha": 5, "word": word}, target="argo-on-folder")
+    done = run_on_argo(here, argo, parameters={"alpha": 5, "word": word}, target=target)
     assert done.state == "succeeded", argo.tell(done.workflow)
-    folder_user.run("run", "--alpha", 5, "--word", word, check=True)
-    here = everything(folder_user, "Rich/1")
-    assert everything(folder_user, done.pathspec) == here
-    assert "1015, 2, True" in here["end/0"]["result"]
-    assert (folder_user.home / "told").read_text() == f"{done.pathspec} True\nRich/1 True\n"
+    here.run("run", "--alpha", 5, "--word", word, check=True)
+    deployed, local = everything(here, done.pathspec, "Rich/1")
+    assert deployed == local
+    assert "1015, 2, True" in local["end/0"]["result"]
+    assert (here.home / "told").read_text() == f"{done.pathspec} True\nRich/1 True\n"
     nodes = argo.tell(done.workflow)
     assert sum("(0:0)" in name and name.endswith(".row") for name in nodes) == 1
 
@@ -178,9 +184,9 @@ FAILING = """
 """
 
 
-def test_a_run_on_s3_that_fails_is_not_tried_in_vain_ended_and_told_of(argo_user, argo, kubernetes_api) -> None:
-    argo_user.write("flow.py", FAILING.replace("@HOME@", str(argo_user.home)))
-    done = run_on_argo(argo_user, argo)
+def test_a_run_that_fails_is_not_tried_in_vain_ended_and_told_of(folder_user, argo, kubernetes_api) -> None:
+    folder_user.write("flow.py", FAILING.replace("@HOME@", str(folder_user.home)))
+    done = run_on_argo(folder_user, argo, target="argo-on-folder")
     assert done.state == "failed"
     nodes = argo.tell(done.workflow)
     name = done.workflow
@@ -190,7 +196,7 @@ def test_a_run_on_s3_that_fails_is_not_tried_in_vain_ended_and_told_of(argo_user
     assert f"{name}.bad(1)" not in nodes
     assert nodes[f"{name}.end"].startswith("Omitted")
     assert nodes[f"{name}.onExit.end-of-run"] == "Succeeded"
-    assert (argo_user.home / "told").read_text() == f"{done.pathspec} False 7\n"
+    assert (folder_user.home / "told").read_text() == f"{done.pathspec} False 7\n"
     look = """
         import sys
         from flowkit import Run, namespace
@@ -198,8 +204,8 @@ def test_a_run_on_s3_that_fails_is_not_tried_in_vain_ended_and_told_of(argo_user
         run = Run(sys.argv[1])
         print(run.status, run["bad"].task.exception)
     """
-    argo_user.write("look.py", look)
-    shown = argo_user.run(done.pathspec, flow="look.py", check=True).stdout
+    folder_user.write("look.py", look)
+    shown = folder_user.run(done.pathspec, flow="look.py", check=True).stdout
     assert shown.startswith("failed Traceback")
     assert "broken for good" in shown
     cron = kubernetes_api.store.get("cronworkflows", "default", "failing")
