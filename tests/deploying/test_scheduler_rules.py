@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit.deployer.local.cron import CronTimes
+from flowkit.deployer.local.ends import Ended, horizon, look, put_back
 from flowkit.deployer.local.firings import (
     MOST_CAUGHT_UP,
     TRIES,
-    Ended,
     FlowWatch,
     Happened,
     Memory,
@@ -24,11 +24,8 @@ from flowkit.deployer.local.firings import (
     begin,
     decide,
     event_run,
-    horizon,
     is_run_of,
-    look,
     plan_of,
-    put_back,
     scheduled_run,
     take,
     triggered_run,

@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from flowkit.client.cancel import request_cancel
+from flowkit.datastore.event_log import EventLog
 from flowkit.datastore.layout import scheduler_lease
 from flowkit.datastore.lease import Lease, LeaseLost
 from flowkit.datastore.storage import Storage
 from flowkit.deployer.local import starts
 from flowkit.deployer.local.cron import CronTimes
+from flowkit.deployer.local.ends import look, put_back
 from flowkit.deployer.local.firings import (
     Decision,
     Firing,
@@ -27,13 +29,11 @@ from flowkit.deployer.local.firings import (
     Plan,
     begin,
     decide,
-    look,
     plan_of,
-    put_back,
     take,
 )
 from flowkit.deployer.local.memories import read_memory, write_memory
-from flowkit.deployer.local.sources import Source, Sources, happened
+from flowkit.deployer.local.sources import DATASTORE, Source, Sources, happened
 from flowkit.deployer.local.work import REFUSED, TAKEN, Work, code_name
 from flowkit.deployer.records import read_records
 from flowkit.deployer.target import DeploymentRecord
@@ -66,7 +66,7 @@ class SchedulerLease(Lease):
         return "the scheduler's work"
 
     @classmethod
-    def take(cls, storage: Storage, *, wait: bool) -> SchedulerLease:
+    def take(cls, storage: Storage, *, wait: bool, expires_after: float = EXPIRES_AFTER) -> SchedulerLease:
         """Become the active scheduler.
 
         Raises
@@ -75,9 +75,26 @@ class SchedulerLease(Lease):
             If another one is.
         """
         facts = {**this_process()._asdict(), "user": user_name()}
-        lease = cls.acquire(storage, "", "", facts, take_over=wait, gone=owner_is_gone, expires_after=EXPIRES_AFTER)
+        lease = cls.acquire(storage, "", "", facts, take_over=wait, gone=owner_is_gone, expires_after=expires_after)
         assert isinstance(lease, cls)
+        lease.renewed = time.monotonic()
         return lease
+
+    renewed = 0.0
+
+    def keep(self) -> None:
+        """Go on being the active one; to be called at every look. It costs nothing most of the time.
+
+        Raises
+        ------
+        LeaseLost
+            If another one is.
+        """
+        if time.monotonic() - self.renewed > self.expires_after / 5:
+            self.renew()
+            self.renewed = time.monotonic()
+        else:
+            self.check()
 
 
 class Scheduler:
@@ -102,6 +119,7 @@ class Scheduler:
         self._told = told
         self.poll = poll or (POLL_REMOTE if storage.remote else POLL)
         self._clock = clock
+        self._expires_after = max(EXPIRES_AFTER, 3 * self.poll)
         self._sources = Sources(storage, lambda line: self._say(line))
         self._work = Work(storage)
         self._lease: SchedulerLease | None = None
@@ -134,7 +152,7 @@ class Scheduler:
                     if not waited and ready is not None:
                         ready(False)
                     waited = True
-                    stop.wait(min(self.poll, EXPIRES_AFTER / 5))
+                    stop.wait(min(self.poll, self._expires_after / 5))
                     continue
                 if ready is not None:
                     ready(True)
@@ -157,7 +175,12 @@ class Scheduler:
             If another scheduler is at work.
         """
         try:
-            self._lease = SchedulerLease.take(self._storage, wait=True)
+            try:
+                self._lease = SchedulerLease.take(self._storage, wait=True, expires_after=self._expires_after)
+            except Conflict as error:
+                raise Conflict(
+                    f"another scheduler is at work: {error.headline}", "it starts what is due: there is nothing to do"
+                ) from error
             self.tick()
         finally:
             self.close()
@@ -175,7 +198,8 @@ class Scheduler:
 
     def _become_active(self, stop: threading.Event) -> bool:
         try:
-            self._lease = SchedulerLease.take(self._storage, wait=not stop.is_set())
+            wait = not stop.is_set()
+            self._lease = SchedulerLease.take(self._storage, wait=wait, expires_after=self._expires_after)
         except Conflict:
             return False
         except FlowkitError as error:
@@ -207,7 +231,7 @@ class Scheduler:
             If the datastore does not answer.
         """
         if self._lease is not None:
-            self._lease.renew()
+            self._lease.keep()
         self._reap()
         self._idle = True
         undecided: set[str] = set()
@@ -225,6 +249,17 @@ class Scheduler:
         if self._clock() - self._tidied > TIDY_EVERY:
             self._tidied = self._clock()
             self._work.tidy_code({code_name(record) for record in records})
+            self._trim_events(records)
+
+    def _trim_events(self, records: list[DeploymentRecord]) -> None:
+        """Remove old events from the datastore that everybody who waits for some has read."""
+        log = EventLog(self._storage)
+        read = [log.last_emitted()]
+        for record in records:
+            memory, _ = read_memory(self._storage, record.name)
+            if memory is not None and memory.source == DATASTORE and any(each.flow is None for each in record.events):
+                read.append(memory.read or 0)
+        log.trim_emitted(min(read))
 
     def _look_after(self, record: DeploymentRecord) -> list[str]:
         """Do what is to be done for one deployment, and return the runs that are to begin."""
@@ -356,7 +391,8 @@ class Scheduler:
     # -- words -----------------------------------------------------------------------------------------------------
 
     def _say(self, line: str) -> None:
-        self._told(line)
+        # Names of events and what processes said may be anybody's text.
+        self._told("".join(char if char.isprintable() else "?" for char in line))
 
     def _trouble(self, what: str, error: Exception) -> None:
         """Say what does not work, once until it does again or something else does not."""

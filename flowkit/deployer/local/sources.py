@@ -10,12 +10,15 @@ from flowkit.client.stores import open_index
 from flowkit.datastore.event_log import EventLog
 from flowkit.datastore.runs import read_end, read_run
 from flowkit.datastore.storage import Storage
-from flowkit.deployer.local.firings import MOST_OPEN, Ended, FlowWatch, Happened, horizon
+from flowkit.deployer.local.ends import MOST_OPEN, Ended, horizon
+from flowkit.deployer.local.firings import FlowWatch, Happened
 from flowkit.deployer.target import EventPlan, Execution
 from flowkit.metadata.records import FINAL, RunRecord
 from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.model.event import EmittedEvent
 
+DATASTORE = "datastore"
+"""What the source of events is called where the datastore keeps them."""
 UNKNOWN_FOR = 600.0
 """Seconds after which a run counts as over that has begun and that nobody knows any more."""
 MOST_EVENTS = 1_000
@@ -49,7 +52,7 @@ class Source:
         self._storage = storage
         self.store: MetadataStore = open_index(metadata, storage, notice=notice)
         self.events: Events = self.store if self.store.keeps_events else EventLog(storage)
-        self.name = f"{metadata}:{self.store.place_of_events}" if self.store.keeps_events else "datastore"
+        self.name = f"{metadata}:{self.store.place_of_events}" if self.store.keeps_events else DATASTORE
 
     def close(self) -> None:
         """Release connections."""

@@ -181,7 +181,7 @@ class LocalTarget(Target):
                 raise
             return run
         finally:
-            work.let_go()
+            work.let_go(ends=False)
             sources.close()
 
     def execution(self, record: DeploymentRecord, run: str) -> Execution | None:

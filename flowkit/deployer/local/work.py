@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -98,10 +99,19 @@ class Work:
             del self._processes[run]
         return found
 
-    def let_go(self) -> None:
-        """Leave the processes to themselves."""
+    def let_go(self, *, ends: bool = True) -> None:
+        """Leave the processes to themselves.
+
+        Parameters
+        ----------
+        ends : bool, default True
+            Whether this process ends soon; else a thread waits for each of them, so that none is left a zombie.
+        """
         for _, process in self._processes.values():
-            process.returncode = 0  # nobody waits for it any more: it goes on
+            if ends:
+                process.returncode = 0  # nobody waits for it any more: it goes on
+            else:
+                threading.Thread(target=process.wait, name="flowkit-run", daemon=True).start()
         self._processes.clear()
 
     def last_words(self, name: str, run: str) -> str:
@@ -188,12 +198,8 @@ class Work:
         return target
 
     def _parameters(self, record: DeploymentRecord, firing: Firing) -> str:
-        """Write the parameters of a run: those of the firing, and what the others had when the flow was deployed."""
-        values: dict[str, Any] = {}
-        for plan in record.parameters:
-            text = firing.parameters.get(plan.attribute, plan.default)
-            if text is not None:
-                values[plan.attribute] = json.loads(text)
+        """Write the parameters of a firing; all others have the values of when the flow was deployed."""
+        values = {name: json.loads(text) for name, text in firing.parameters.items()}
         path = self._parameters_file(record.name, firing.run)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
