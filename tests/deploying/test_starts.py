@@ -1,4 +1,4 @@
-"""What starts runs on AWS Step Functions, carried out: its schedule, events, the end of another flow, and its policy.
+"""What starts runs on AWS Step Functions, carried out: its schedule, an event, the end of another flow.
 
 Nothing fires by itself on this machine: what EventBridge and its scheduler would send is sent as it stands in the
 schedule and in the rules.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +15,6 @@ import pytest
 pytestmark = pytest.mark.deploying
 
 FLOW = """
-    import os
-    import time
     from flowkit import *
 
 
@@ -27,12 +24,9 @@ FLOW = """
     class Starts(FlowSpec):
         alpha = Parameter("alpha", default=1)
         word = Parameter("word", default="plain")
-        gate = Parameter("gate", default="")
 
         @step
         def start(self):
-            while self.gate and not os.path.exists(self.gate):
-                time.sleep(0.05)
             trigger = current.get("trigger")
             self.why = [(event.name, event.id, event.type) for event in trigger] if trigger else None
             self.next(self.end)
@@ -119,29 +113,3 @@ def test_a_schedule_an_event_and_the_end_of_another_flow(starts: Cloud) -> None:
     assert starts.left(due) == "succeeded (1, 'plain') None"
     assert starts.left(came).startswith(f"succeeded {(12, detail['who is it'])} [('data', 'event-1', 'event')]")
     assert starts.left(over) == "succeeded (1, 'plain') [('flowkit.Prepare.end', 'Prepare/sfn-night-7', 'run')]"
-
-
-@pytest.mark.parametrize("policy", ["forbid", "replace"])
-def test_one_run_at_a_time(starts: Cloud, tmp_path: Path, policy: str) -> None:
-    from machine_service import execution_of, wait_for
-
-    starts.create("--concurrency", policy)
-    gate = tmp_path / "gate"
-    first = starts.send({"parameters": {"gate": json.dumps(str(gate))}})
-    deadline = time.monotonic() + 120
-    while not starts.service.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    second = starts.send({})
-    if policy == "forbid":
-        assert wait_for(starts.service, second) != "succeeded"
-        assert execution_of(starts.service, first)["status"] == "RUNNING"
-        gate.touch()
-        assert starts.left(first) == "succeeded (1, 'plain') None"
-    else:
-        assert starts.left(second) == "succeeded (1, 'plain') None"
-        assert wait_for(starts.service, first) == "cancelled"
-        deadline = time.monotonic() + 120
-        while "cancelled" not in (told := starts.workspace.run("status", first.partition("/")[2]).stdout):
-            assert time.monotonic() < deadline, told
-            time.sleep(0.2)
