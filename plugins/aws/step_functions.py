@@ -24,7 +24,7 @@ from flowkit.plugins.aws.step_functions_limits import MAX_OVERRIDES
 from flowkit.plugins.aws.step_functions_problems import place_of, preflight_problems, problems
 from flowkit.runtime.backend import RemoteRun
 
-_GONE = ("StateMachineDoesNotExist", "StateMachineDeleting")
+_GONE = ("StateMachineDoesNotExist", "StateMachineDeleting", "InvalidArn")
 _NO_EXECUTION = ("ExecutionDoesNotExist", "InvalidArn")
 _STATES: Mapping[str, State] = {
     "RUNNING": "running",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowkit.deployer.target import Deployment
-from flowkit.exceptions import FlowkitError
+from flowkit.exceptions import Conflict, FlowkitError
 from flowkit.plugins.aws.batch_jobs import Defaults, Place
 from flowkit.plugins.aws.batch_preflight import find_queues
 from flowkit.plugins.aws.event_bridge import short_name
@@ -93,9 +93,15 @@ class Applied:
             return []
         target = {**wanted_one["Target"], "Arn": self._arn, "RoleArn": settings().eventbridge_role}
         told = {**wanted_one, "Target": target}
-        gone = ("ResourceNotFoundException",)
-        there = call("scheduler", "get_schedule", absent=gone, Name=told["Name"])
-        wanted("scheduler", "create_schedule" if there is None else "update_schedule", **told)
+        # It may be there although the answer to a first call was lost.
+        if call("scheduler", "create_schedule", absent=("ConflictException",), **told) is None:
+            there = wanted("scheduler", "get_schedule", Name=told["Name"])
+            if not str(there.get("Description", "")).startswith(_OURS.format(name=self._deployment.name)):
+                raise Conflict(
+                    f"there is a schedule '{told['Name']}' at EventBridge Scheduler that flowkit has not made",
+                    "rename it, or deploy the flow under another name: --name",
+                )
+            wanted("scheduler", "update_schedule", **told)
         return [f"schedule {told['ScheduleExpression']} in {told['ScheduleExpressionTimezone']}"]
 
     def rules(self) -> list[str]:
