@@ -29,7 +29,8 @@ def problems(deployment: Deployment) -> list[Problem]:
     if deployment.concurrency == "replace":
         hint = "forbid (at most one run, and one that waits) or allow"
         found.append(Problem("Airflow cannot end a run because the next one is due: --concurrency replace", None, hint))
-    if int(deployment.options.get("max_map_length") or 1) < 1:
+    most = deployment.options.get("max_map_length")
+    if most is not None and int(most) < 1:
         found.append(Problem("--max-map-length must be at least 1"))
     if deployment.options.get("python") and not local:
         found.append(Problem("--python is for --executor local: elsewhere the image says which Python there is"))

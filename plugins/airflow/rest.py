@@ -57,7 +57,8 @@ class Rest:
     def __init__(
         self, url: str, user: str | None = None, password: str | None = None, token: str | None = None
     ) -> None:
-        self._url = url.rstrip("/")
+        scheme, _, rest = url.rstrip("/").partition("://")
+        self._url = f"{scheme}://{rest.rpartition('@')[2]}"  # who asks is told by the environment, and never shown
         self._user, self._password, self._token = user, password, token
         self._version = ""
 
@@ -141,15 +142,15 @@ class Rest:
         status, answer = self._call(method, f"/api/{api}{path}", body, self._authorization(api))
         if status == 404:
             raise NotFound(
-                f"Airflow at {self._shown()} does not know it: {_detail(answer)}", "has it read the DAG file yet?"
+                f"Airflow at {self._url} does not know it: {_detail(answer)}", "has it read the DAG file yet?"
             )
         if status in (401, 403):
             raise FlowkitError(
-                f"Airflow at {self._shown()} refuses: {_detail(answer)}",
+                f"Airflow at {self._url} refuses: {_detail(answer)}",
                 "say who you are: FLOWKIT_AIRFLOW_USERNAME and FLOWKIT_AIRFLOW_PASSWORD, or FLOWKIT_AIRFLOW_TOKEN",
             )
         if not 200 <= status < 300:
-            raise FlowkitError(f"Airflow at {self._shown()} answers {status}: {_detail(answer)}")
+            raise FlowkitError(f"Airflow at {self._url} answers {status}: {_detail(answer)}")
         return answer
 
     def _authorization(self, api: str) -> dict[str, str]:
@@ -158,7 +159,7 @@ class Rest:
             status, answer = self._call("POST", "/auth/token", body, {})
             if not 200 <= status < 300 or not isinstance(answer, dict) or "access_token" not in answer:
                 raise FlowkitError(
-                    f"Airflow at {self._shown()} gives no token to '{self._user}': {_detail(answer)}",
+                    f"Airflow at {self._url} gives no token to '{self._user}': {_detail(answer)}",
                     "check FLOWKIT_AIRFLOW_USERNAME and FLOWKIT_AIRFLOW_PASSWORD",
                 )
             self._token = str(answer["access_token"])
@@ -184,13 +185,8 @@ class Rest:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             raise FlowkitError(
-                f"Airflow at {self._shown()} cannot be reached: {reason}", "check the setting airflow_url"
+                f"Airflow at {self._url} cannot be reached: {reason}", "check the setting airflow_url"
             ) from error
-
-    def _shown(self) -> str:
-        """The address without a name or password in it."""
-        scheme, _, rest = self._url.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 class _Straight(urllib.request.HTTPRedirectHandler):
