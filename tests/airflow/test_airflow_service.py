@@ -119,7 +119,7 @@ class Service:
             flow.parent.mkdir()
             flow.write_text(source.lstrip("\n"), encoding="utf-8")
             deploy(self.machine, flow, self.root)
-        self.machine.airflow("db", "migrate")
+        self.machine.migrate()
         server = ["api-server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)]
         for words in (server, ["scheduler"], ["dag-processor"]):
             with open(self.folder / f"{words[0]}.log", "wb") as log:
@@ -138,7 +138,7 @@ class Service:
                 continue
         for process in self.processes:
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
