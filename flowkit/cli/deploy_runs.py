@@ -152,12 +152,16 @@ def change(session: Session, cls: type[Target], name: str | None, verb: str, run
 
 def delete(session: Session, cls: type[Target], name: str | None, authorize: str | None) -> int:
     """Remove the deployment."""
+    from flowkit.datastore.root import open_storage
     from flowkit.deployer.records import delete_record
 
     found = _find(session, cls, name)
     check_token(cls.name, cls.label, found.record, authorize)
     found.target.delete(found.record)
-    delete_record(session.storage(), cls.name, found.record.name)
+    try:
+        delete_record(open_storage(found.record.root), cls.name, found.record.name)
+    except FlowkitError as error:  # on another machine's folder, for example
+        session.console.warn(f"Note: the datastore still remembers it: {error.headline}")
     session.console.say(f"{found.record.name} is not on {cls.label} any more. Its runs are kept.")
     return 0
 

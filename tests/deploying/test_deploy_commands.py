@@ -185,7 +185,7 @@ def test_only_json_shows_what_would_be_deployed_and_asks_nobody(workspace, sched
 
 
 def _without_keys(document):
-    """The document without what tells when it was made, and of which files: a checkout's own may be edited meanwhile."""
+    """The document without when it was made, and of which files: those of a checkout may be edited meanwhile."""
     package = document["record"]["package"]
     text = json.dumps({**document, "record": {**document["record"], "created": 0.0, "package": {**package, "size": 0}}})
     return json.loads(text.replace(package["key"], "CODE").replace(document["record"]["template"], "TEMPLATE"))
