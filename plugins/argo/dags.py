@@ -59,8 +59,13 @@ class _Compiler:
         self._order = deployment.graph.order()
         self._step = {name: names.give(name) for name in self._order}
         """The task of each step, and the template that it uses, but for loops: theirs is in `_loop`."""
+        self._scope = {name: self._scope_of(name) for name in self._order}
+        self._only = self._only_steps()
+        """Of a foreach over one plain step: that step. It needs no DAG, which Argo would keep a node of for each child."""
+        foreaches = [name for name in self._order if self._nodes[name].kind == "foreach"]
         self._children = {
-            name: names.give(f"{name}-each") for name in self._order if self._nodes[name].kind == "foreach"
+            name: self._step[self._only[name]] if name in self._only else names.give(f"{name}-each")
+            for name in foreaches
         }
         self._whole_loops = bool(deployment.options.get(WHOLE_LOOPS))
         loops = [] if self._whole_loops else [name for name in self._order if self._nodes[name].is_loop]
@@ -76,7 +81,6 @@ class _Compiler:
         self._entry = names.give("flow")
         self._hosts = names.give("hosts") if any(node.kind == "parallel" for node in self._nodes.values()) else None
         self._gangs = [name for name in self._order if self._is_gang(name)]
-        self._scope = {name: self._scope_of(name) for name in self._order}
         self._with_gangs = self._scopes_with_gangs()
 
     def compile(self) -> Dags:
@@ -85,7 +89,7 @@ class _Compiler:
             if self._nodes[name].kind == "foreach":
                 scopes[name] = []
             scopes[self._scope[name]].append(name)
-        templates = [self._dag(scope, steps) for scope, steps in scopes.items()]
+        templates = [self._dag(scope, steps) for scope, steps in scopes.items() if scope not in self._only]
         for name in self._order:
             templates += self._templates_of(name)
         if self._hosts is not None:
@@ -104,6 +108,17 @@ class _Compiler:
         """Return the innermost foreach that a step is in."""
         opened = (each for each in reversed(self._nodes[name].splits) if self._nodes[each].kind == "foreach")
         return next(opened, None)
+
+    def _only_steps(self) -> dict[str, str]:
+        found: dict[str, list[str]] = {}
+        for name, scope in self._scope.items():
+            if scope is not None:
+                found.setdefault(scope, []).append(name)
+        return {
+            scope: steps[0]
+            for scope, steps in found.items()
+            if len(steps) == 1 and self._nodes[steps[0]].kind == "linear"
+        }
 
     def _scopes_with_gangs(self) -> set[str | None]:
         found: set[str | None] = set()

@@ -48,7 +48,6 @@ def workflow_template(deployment: Deployment, defaults: Defaults, hearing: Heari
     pods = Pods(deployment, defaults)
     dags = dag_templates(deployment, names, pods)
     ended, templates = _ended(deployment, names, pods, hearing)
-    last = deployment.graph.end
     spec: dict[str, Any] = {
         "entrypoint": dags.entry,
         "onExit": ended,
@@ -71,7 +70,6 @@ def workflow_template(deployment: Deployment, defaults: Defaults, hearing: Heari
         "activeDeadlineSeconds": None if deployment.workflow_timeout is None else int(deployment.workflow_timeout),
     }
     spec.update({key: value for key, value in optional.items() if value not in (None, [])})
-    assert last is None or last in deployment.steps
     metadata = _metadata(deployment)
     metadata["annotations"].update(_texts(deployment))
     return {"apiVersion": API, "kind": "WorkflowTemplate", "metadata": metadata, "spec": spec}

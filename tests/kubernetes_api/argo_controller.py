@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 from argo_expressions import Refused, replace
-from argo_workflow import ERROR, FAILED, RUNNING, SUCCEEDED, Hands, Node, Operation
+from argo_workflow import ERROR, FAILED, SUCCEEDED, Hands, Node, Operation
 from kube_server import KubernetesApi
 from kube_store import Change, Refusal, stamp
 
@@ -326,6 +326,3 @@ def _holds(condition: str | None, found: Mapping[str, Any]) -> bool:
     if sign not in ("==", ">") or not wanted.isdigit():
         raise Refused(f"the condition {condition!r}")
     return int(value) == int(wanted) if sign == "==" else int(value) > int(wanted)
-
-
-assert RUNNING  # nodes begin with it

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from argo_expressions import replace
 from argo_fields import SCHEMA, check_spec, object_problems, schema_problems
 from deployments import deployment_of
 
@@ -307,6 +312,23 @@ def test_branches_of_a_switch_meet_and_join() -> None:
     assert tasks["both"]["depends"] == "late.Succeeded && other.Succeeded"
 
 
+def test_a_foreach_over_one_step_needs_no_dag() -> None:
+    source = (
+        SHAPES["nested"]
+        .replace('self.kind = "odd"', "")
+        .replace('self.next({"odd": self.odd, "even": self.meet}, condition="kind")', "self.next(self.join_cells)")
+    )
+    source = re.sub(r" +@step\n +def (odd|meet)\(self\):\n.*\n", "", source)
+    found = compiled(source)
+    names = [template["name"] for template in found["WorkflowTemplate"]["spec"]["templates"]]
+    assert names[:3] == ["flow", "start-each", "start"]
+    assert [name for name in names if name.endswith("-each")] == ["start-each"]
+    tasks = tasks_of(found, "start-each")
+    assert tasks["cell"]["template"] == "cell"
+    assert tasks["cell"]["withSequence"]["count"] == "{{tasks.row.outputs.parameters.width}}"
+    assert tasks["join-cells"]["depends"] == "(cell.Succeeded || cell.Skipped)"
+
+
 def test_the_end_of_a_run_is_told_and_hooks_run() -> None:
     found = compiled(SHAPES["linear"])
     tasks = tasks_of(found, "exit")
@@ -354,3 +376,44 @@ def test_a_bad_name_is_told() -> None:
     with pytest.raises(FlowInvalid) as info:
         raise FlowInvalid(ArgoWorkflows({}).problems(deployment_of(SHAPES["linear"], "argo-workflows", name="A b")))
     assert "'A b' cannot be a name in Argo Workflows" in str(info.value)
+
+
+def test_what_tells_others_of_a_run_that_has_succeeded_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[Any, Any]] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard.append((body, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/flowkit"
+        monkeypatch.setenv("FLOWKIT_ARGO_EVENTS_WEBHOOK_URL", url)
+        settings(reload=True)
+        source = SHAPES["linear"].replace("@schedule", '@project(name="digits")\n        @schedule', 1)
+        templates = {each["name"]: each for each in compiled(source)["WorkflowTemplate"]["spec"]["templates"]}
+        known = {"workflow.name": "linear-x7k2", "workflow.uid": "17"}
+        container = replace(templates["tell-finished"], known, strict=True)["container"]
+        env = {"PATH": os.environ["PATH"], "FLOWKIT_ARGO_EVENTS_TOKEN": "open-sesame"}
+        command = [word.replace("$$", "$") for word in container["command"]]
+        subprocess.run([sys.executable, *command[1:]], check=True, timeout=60, env=env)
+        thread.join(60)
+    ((body, authorization),) = heard
+    assert authorization == "Bearer open-sesame"
+    assert re.fullmatch(r"flowkit\.digits\.user\.\w+\.Linear\.end", body["name"])
+    assert body["payload"].pop("timestamp") > 1_700_000_000
+    assert body["payload"].pop("branch").startswith("user.")
+    assert body["payload"] == {
+        "id": "17",
+        "flow": "Linear",
+        "run": "argo-linear-x7k2",
+        "pathspec": "Linear/argo-linear-x7k2",
+        "project": "digits",
+    }

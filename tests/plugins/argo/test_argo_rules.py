@@ -12,7 +12,7 @@ from typing import Any
 import argo_workflow
 import pytest
 from argo_expressions import Refused, replace
-from argo_workflow import ERROR, FAILED, RUNNING, SUCCEEDED, Hands, Node, Operation
+from argo_workflow import ERROR, FAILED, SUCCEEDED, Hands, Node, Operation
 from deployments import deployment_of
 
 from flowkit.plugins.argo.target import ArgoWorkflows
@@ -369,4 +369,3 @@ def test_values_are_escaped_once() -> None:
     assert replace({"it": "<{{workflow.parameters.x}}>"}, known, strict=True) == {"it": f"<{value}>"}
     source = "{{=sprig.replace('$', '$$', workflow.parameters['x'])}}"
     assert replace([source], known, strict=True) == [value.replace("$", "$$")]
-    assert RUNNING == "Running"
