@@ -61,7 +61,7 @@ class _Compiler:
         """The task of each step, and the template that it uses, but for loops: theirs is in `_loop`."""
         self._scope = {name: self._scope_of(name) for name in self._order}
         self._only = self._only_steps()
-        """Of a foreach over one plain step: that step. It needs no DAG, which Argo would keep a node of for each child."""
+        """Of a foreach over one plain step: that step. It needs no DAG, of which each child would have a node."""
         foreaches = [name for name in self._order if self._nodes[name].kind == "foreach"]
         self._children = {
             name: self._step[self._only[name]] if name in self._only else names.give(f"{name}-each")
