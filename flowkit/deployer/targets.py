@@ -8,7 +8,7 @@ from typing import Any
 
 from flowkit.deployer.target import DeploymentRecord, ParameterPlan, Target
 from flowkit.exceptions import NotFound, UsageError, did_you_mean
-from flowkit.registry import load, names
+from flowkit.registry import TABLES, load, names
 
 
 def target_class(name: str) -> type[Target]:
@@ -29,7 +29,8 @@ def target_class(name: str) -> type[Target]:
         If an installed package brings something else under the name.
     """
     dashed = name.replace("_", "-")
-    found = load("deployers", dashed if dashed in names("deployers") else name)
+    # The packages that are installed are looked through only for a name that is not flowkit's own.
+    found = load("deployers", dashed if dashed in TABLES["deployers"] or dashed in names("deployers") else name)
     if not (isinstance(found, type) and issubclass(found, Target)):
         raise UsageError(f"the plugin '{name}' is no flowkit.deployer.target.Target", "see docs/plugins.md")
     return found
