@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from flowkit.deployer.target import Deployment
 from flowkit.exceptions import Location, Problem
 from flowkit.model.cron import five_field_problems
 from flowkit.plugins.argo.names import NAME_LIMIT, is_deployment_name
+from flowkit.plugins.kubernetes.syntax import ANNOTATIONS_LIMIT
 
 _OPENING = "{{"
+_RECORD_LIMIT = ANNOTATIONS_LIMIT - 4096
 
 
 def limit_problems(deployment: Deployment) -> list[Problem]:
@@ -38,6 +41,10 @@ def limit_problems(deployment: Deployment) -> list[Problem]:
                 "only the firings of a schedule look at each other there: leave it out",
             )
         )
+    record = len(json.dumps(dict(deployment.record)).encode())
+    if record > _RECORD_LIMIT:
+        headline = f"the deployment's record has {record:,} bytes, and {_RECORD_LIMIT:,} is what an annotation may have"
+        problems.append(Problem(headline, None, "keep large defaults of parameters in files: IncludeFile"))
     for what, text, where in _texts(deployment):
         if _OPENING in text:
             headline = f"{what} has {_OPENING}, which Argo Workflows takes for the beginning of a variable"

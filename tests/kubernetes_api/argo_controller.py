@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,8 @@ class Argo:
         self._stopped = True
         self._news.set()
         self._thread.join(10)
-        self.api.store.listeners.remove(self._heard)
+        with self.api.store.changed:
+            self.api.store.listeners.remove(self._heard)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def forget(self) -> None:
@@ -112,17 +114,22 @@ class Argo:
             operation.shutdown = workflow["spec"].get("shutdown")
             operation.see(metadata)
             operation.operate(suspended=bool(workflow["spec"].get("suspend")))
-        except Refused as error:
-            self.mistakes.append(str(error))
-            self._status(place, ERROR, str(error), ended=True)
-            return
         except Refusal as refusal:
-            self.mistakes.append(refusal.message)
-            self._status(place, ERROR, refusal.message, ended=True)
+            self._mistake(place, refusal.message)
+            return
+        except Exception as error:  # also a mistake of the interpreter: whoever waits shall hear of it
+            self._mistake(place, str(error) if isinstance(error, Refused) else traceback.format_exc())
             return
         before = (workflow.get("status") or {}).get("phase")
         if operation.phase != before:
             self._status(place, operation.phase, operation.message, ended=operation.over)
+
+    def _mistake(self, place: tuple[str, str], words: str) -> None:
+        self.mistakes.append(words)
+        try:
+            self._status(place, ERROR, words, ended=True)
+        except Refusal:  # the workflow itself is gone
+            self.operations.pop(place, None)
 
     def _begin(self, workflow: dict[str, Any]) -> Operation:
         metadata, own = workflow["metadata"], workflow["spec"]

@@ -358,6 +358,7 @@ def test_what_a_run_as_a_whole_is_given() -> None:
         (('"MODE": "fast"', '"MODE": "{{fast}}"'), "step 'train': the environment variable MODE has {{"),
         (('type=str, default=None', 'default="{{x}}"'), "the default of the parameter 'table' has {{"),
         (("cpu=2,", 'cpu=2, namespace="there",'), None),
+        (("type=str, default=None", 'default="x" * 300_000'), "the deployment's record has 300,"),
         (("        @schedule", '        @trigger(event="data")\n        @schedule'), "an event starts a run whatever"),
     ],
 )  # fmt: skip
