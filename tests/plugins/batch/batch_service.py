@@ -506,10 +506,28 @@ _SUBMIT = responses.BatchResponse.submitjob
 
 @contextlib.contextmanager
 def opened() -> Iterator[BatchService]:
-    """Serve while the context is open, with a bucket, a queue on EC2 and one on Fargate."""
-    service = BatchService()
+    """Serve while the context is open, with a bucket, a queue on EC2 and one on Fargate.
+
+    moto's records are the process's, and so are its parts that are replaced: contexts within one another share a service.
+    """
+    if _open:
+        _open.append(_open[0])
+    else:
+        service = BatchService()
+        _open.append(service)
+        try:
+            prepare(service)
+        except BaseException:
+            _open.clear()
+            service.close()
+            raise
     try:
-        prepare(service)
-        yield service
+        yield _open[0]
     finally:
-        service.close()
+        service = _open.pop()
+        if not _open:
+            service.close()
+
+
+_open: list[BatchService] = []
+"""The service, once for each context that is open."""
