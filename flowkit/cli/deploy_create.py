@@ -252,9 +252,10 @@ class _Creation:
         top += _config_words(session)
         for name, value in session.options.items():
             option = f"--{name.replace('_', '-')}"
-            if name == "trigger" or value is None or value is False or value == ():
+            if name == "trigger" or value is None or value is False:
                 continue
-            top += [option] if value is True else [option, str(value)]
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                top += [option] if item is True else [option, str(item)]
         run = ["--namespace", asked.namespace or f"production:{token}", "--max-log-size", str(asked.max_log_size)]
         run += ["--deployed-template", template]
         for tag in asked.tags:
