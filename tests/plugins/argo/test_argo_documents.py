@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -358,7 +359,6 @@ def test_what_a_run_as_a_whole_is_given() -> None:
         (('"MODE": "fast"', '"MODE": "{{fast}}"'), "step 'train': the environment variable MODE has {{"),
         (('type=str, default=None', 'default="{{x}}"'), "the default of the parameter 'table' has {{"),
         (("cpu=2,", 'cpu=2, namespace="there",'), None),
-        (("type=str, default=None", 'default="x" * 300_000'), "the deployment's record has 300,"),
         (("        @schedule", '        @trigger(event="data")\n        @schedule'), "an event starts a run whatever"),
     ],
 )  # fmt: skip
@@ -371,6 +371,13 @@ def test_what_argo_cannot_do_is_told(change: tuple[str, str], words: str | None)
     if words is None:
         words = "step train: @kubernetes(namespace='there'), and all pods of a workflow are in one namespace"
     assert [headline for headline in headlines if words in headline], headlines
+
+
+def test_a_record_that_is_too_large_is_told() -> None:
+    deployment = deployment_of(SHAPES["linear"], "argo-workflows")
+    large = dataclasses.replace(deployment, record={**deployment.record, "file": "x" * 300_000})
+    (problem,) = ArgoWorkflows({}).problems(large)
+    assert problem.headline.startswith("the deployment's record has 300,")
 
 
 def test_a_bad_name_is_told() -> None:
