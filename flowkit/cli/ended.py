@@ -6,7 +6,7 @@ happens here changes nothing about the run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,18 +21,17 @@ if TYPE_CHECKING:
 def command(session: Session) -> click.Command:
     """Make the command."""
 
-    def callback(run_id: str, template: str | None, record: bool) -> int:
-        return _ended(session, run_id, template, record)
+    def callback(run_id: str, template: str | None) -> int:
+        return _ended(session, run_id, template)
 
     params: list[click.Parameter] = [
         click.Option(["--run-id"], required=True),
         click.Option(["--template"], help="The key of what the run began from, where it did not come to begin."),
-        click.Option(["--record"], is_flag=True, help="Write to the metadata store that the run is over."),
     ]
     return click.Command("ended", callback=callback, params=params, hidden=True, help="Call a run's exit hooks.")
 
 
-def _ended(session: Session, run: str, template: str | None, record: bool) -> int:
+def _ended(session: Session, run: str, template: str | None) -> int:
     from flowkit.datastore.runs import read_end
     from flowkit.decorators.attach import restore_flow
     from flowkit.runtime import streams
@@ -55,8 +54,6 @@ def _ended(session: Session, run: str, template: str | None, record: bool) -> in
         session.prepare(tuple(manifest.extra.get("with", ())))
         restore_flow(session.definition, manifest.extra.get("decorators", {}))
     state, reason = str(end.get("state")), end.get("reason")
-    if record:
-        _record(session, storage, run, state, reason)
     for decorator in session.definition.decorators:
         for problem in decorator.run_ended(session.definition, f"{flow}/{run}", state):
             session.console.warn(str(problem))
@@ -75,17 +72,3 @@ def _parameters(storage: Storage, flow: str, run: str, template: str | None) -> 
     if manifest is None and template is not None:
         manifest = read_template(storage, template).parameters
     return manifest
-
-
-def _record(session: Session, storage: Storage, run: str, state: Any, reason: Any) -> None:
-    from flowkit.runtime.own_records import end_run, has_store
-
-    if has_store(storage, session.metadata):
-        store = session.metadata_store(storage)
-        try:
-            end_run(storage, session.definition.name, run, state, reason, store)
-            left = store.deliver(20.0)
-            if left is not None:
-                session.console.warn(left)
-        finally:
-            store.close()

@@ -19,7 +19,7 @@ from flowkit.datastore.layout import index_file, task_folder
 from flowkit.datastore.manifests import read_failure, read_manifest, write_failure
 from flowkit.datastore.runs import claim_named_run, read_run
 from flowkit.datastore.storage import Storage
-from flowkit.exceptions import DataError, UsageError
+from flowkit.exceptions import DataError, FlowkitError, UsageError
 from flowkit.metadata.records import State
 from flowkit.model import deployed
 from flowkit.model.coordinates import Coordinates
@@ -180,13 +180,35 @@ def end(work: Work) -> int:
     if work.template is not None and read_run(work.storage, work.flow, run) is None:
         _begin(work, run)  # not even its first container could do it: it shall be seen that there was a run
     end_run(work.storage, work.flow, run, state, reason)
+    if work.record:
+        _record_end(work, run, state, reason)
     words = ["ended", "--run-id", run]
     if work.template is not None:
         words += ["--template", work.template]
-    if work.record:
-        words.append("--record")
     row = Row(work.flow, run, Launch("_ended", Coordinates()), None)
     return run_logged(work.storage, row, work.program, words, timeout=work.timeout, limit=work.limit)
+
+
+def _record_end(work: Work, run: str, state: State, reason: str | None) -> None:
+    """Tell the metadata store, from here: the flow's own file may be what cannot be read."""
+    from flowkit.metadata.opening import open_store
+    from flowkit.runtime.own_records import DELIVERY_SECONDS, end_run, has_store
+    from flowkit.settings import settings
+
+    name = settings().metadata
+    if not has_store(work.storage, name):
+        return
+    try:
+        store = open_store(name, work.storage.root)
+        try:
+            end_run(work.storage, work.flow, run, state, reason, store)
+            left = store.deliver(DELIVERY_SECONDS)
+        finally:
+            store.close()
+    except FlowkitError as error:
+        left = error.headline
+    if left is not None:
+        sys.stderr.write(f"flowkit: the metadata store does not know that the run is over: {left}\n")
 
 
 # -- what follows ------------------------------------------------------------------------------------------------------

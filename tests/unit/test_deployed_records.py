@@ -29,6 +29,8 @@ from flowkit.model.coordinates import Coordinates
 from flowkit.model.launch import Launch
 from flowkit.model.manifest import Failure, Manifest
 from flowkit.model.transition import Transition
+from flowkit.runtime.deployed import Work
+from flowkit.runtime.deployed import end as end_in_container
 from flowkit.runtime.gang import stage
 from flowkit.runtime.own_records import OwnRecords, end_run, has_store, repeat_failure
 from flowkit.runtime.own_rounds import asked_again, begin_round
@@ -313,6 +315,22 @@ def test_ends_are_refined_and_settled(storage: Storage, before: Any, told: Any, 
     assert run.ended == ("succeeded", None)
     with pytest.raises(ValueError, match="no run ends lost"):
         run.end("lost")
+
+
+def test_an_end_reaches_the_index_though_the_flow_cannot_be_read(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Scheduled(storage, None)
+    for name, value in (("RUN", RUN), ("STATE", "Error"), ("REASON", "no image")):
+        monkeypatch.setenv(f"FLOWKIT_DEPLOYED_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    work = Work(storage, FLOW, "not-there.py", None, True, None, 10_000)
+    assert end_in_container(work) != 0  # exit hooks are not called; the run is over all the same
+    assert run.ended == ("failed", "no image")
+    index = SqliteMetadata(storage.root)
+    assert shown(index) == ("failed", "no image")
+    assert tasks(index) == {}
+    index.close()
 
 
 def test_an_end_that_several_write(storage: Storage) -> None:
