@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from flowkit.cli.console import Console
 from flowkit.datastore.root import open_storage
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
+    from flowkit.deployer.local.loop import Scheduler
 
 _STOPS_WITHIN = 5.0
 """Seconds for which the end of a scheduler in a thread is waited for: whatever it waits for itself, nothing is lost."""
@@ -22,14 +27,26 @@ _POLL = "Seconds between two looks. Default: 1 for a folder, 10 for a datastore 
 def command(console: Console) -> click.Command:
     """Make the command."""
 
-    def callback(datastore_root: str | None, once: bool, until_idle: bool, poll: float | None) -> int:
-        return _serve(console, datastore_root, once, until_idle, poll)
+    def callback(
+        datastore_root: str | None, once: bool, until_idle: bool, poll: float | None, max_runs: int | None
+    ) -> int:
+        from flowkit.deployer.local.loop import Scheduler
+
+        storage = open_storage(datastore_root, create=True)
+        scheduler = Scheduler(storage, _teller(console), poll=poll, most_runs=max_runs)
+        return _serve(console, scheduler, storage, once, until_idle)
 
     params: list[click.Parameter] = [
         click.Option(["--datastore-root"], help="Where the datastore is. Default: the nearest .flowkit."),
         click.Option(["--once"], is_flag=True, help="Look once, start what is due, and end: for a cron of your own."),
         click.Option(["--until-idle"], is_flag=True, help="End when nothing is due and no run goes on."),
         click.Option(["--poll"], type=click.FloatRange(0.05, 600), metavar="SECONDS", help=_POLL),
+        click.Option(
+            ["--max-runs"],
+            type=click.IntRange(1),
+            metavar="N",
+            help="Runs at once, of all deployments; others wait. Default: 4 for each processor, at least 16.",
+        ),
     ]
     return click.Command(
         "scheduler",
@@ -42,17 +59,13 @@ def command(console: Console) -> click.Command:
     )
 
 
-def _serve(console: Console, root: str | None, once: bool, until_idle: bool, poll: float | None) -> int:
-    from flowkit.deployer.local.loop import Scheduler
-
-    storage = open_storage(root, create=True)
-    scheduler = Scheduler(storage, _teller(console), poll=poll)
+def _serve(console: Console, scheduler: Scheduler, storage: Storage, once: bool, until_idle: bool) -> int:
     if once:
         scheduler.once()
         return 0
     stop = threading.Event()
     with _stopped_by_signals(stop):
-        scheduler.run(stop, lambda active: _ready(console, storage.root, active), until_idle=until_idle)
+        scheduler.run(stop, lambda active: _ready(console, storage, active), until_idle=until_idle)
     console.say("Stopped. Runs that it has started go on." if stop.is_set() else "Nothing is due, and no run goes on.")
     return 0
 
@@ -74,7 +87,7 @@ def beside(console: Console, root: str | None, poll: float | None = None) -> Ite
     stop = threading.Event()
 
     def work() -> None:
-        Scheduler(storage, _teller(console), poll=poll).run(stop, lambda active: _ready(console, storage.root, active))
+        Scheduler(storage, _teller(console), poll=poll).run(stop, lambda active: _ready(console, storage, active))
 
     thread = threading.Thread(target=work, name="flowkit-scheduler", daemon=True)
     thread.start()
@@ -97,9 +110,14 @@ def _teller(console: Console) -> Callable[[str], None]:
     return told
 
 
-def _ready(console: Console, root: str, active: bool) -> None:
+def _ready(console: Console, storage: Storage, active: bool) -> None:
+    from flowkit.deployer.records import read_records
+
+    root = storage.root
     if active:
         console.say(f"The scheduler is at work on {root}. Ctrl-C stops it.")
+        if next(read_records(storage, "local"), None) is None:
+            console.say("Nothing is deployed there yet: python flow.py local create")
     else:
         console.say(f"Another scheduler is at work on {root}: this one waits, and takes over when that one is gone.")
     console.flush()

@@ -16,6 +16,7 @@ from flowkit.deployer.local.cron import CronTimes
 from flowkit.deployer.local.ends import Ended, horizon, look, put_back
 from flowkit.deployer.local.firings import (
     MOST_CAUGHT_UP,
+    MOST_DECIDED,
     TRIES,
     FlowWatch,
     Happened,
@@ -217,6 +218,8 @@ def test_a_run_that_does_not_begin_is_tried_again_and_then_given_up() -> None:
     assert starts == TRIES
     assert memory.decided == ()
     assert memory.ended[0][:2] == (run, f"it did not begin, started {TRIES} times: no such module")
+    # There may be no room for it.
+    assert ready(decide(NIGHTLY, started(NIGHTLY), now).memory, now, (), 0)[1] == []
     # While its process is alive it is not started again, however long it takes; a refusal is final at once.
     memory, _ = ready(decide(NIGHTLY, started(NIGHTLY), now).memory, now)
     assert ready(memory, now + 500, {run})[1] == []
@@ -274,6 +277,9 @@ def test_forbid_lets_events_wait_and_loses_none() -> None:
     assert (len(memory.decided), count) == (1, 1)
     memory = over(began(memory, decided(memory), 1.0), decided(memory))
     assert take(plan, memory, [event("data", 2)], 1.0)[1] == 1
+    # A flood waits where it is kept, too.
+    (memory, _), count = take(TABLES, started(TABLES), [event("data", number) for number in range(500)], 1.0)
+    assert count == len(memory.decided) == MOST_DECIDED
 
 
 def test_what_a_record_says_becomes_a_plan_and_nonsense_becomes_a_default() -> None:

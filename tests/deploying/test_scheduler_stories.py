@@ -340,3 +340,21 @@ def test_what_cannot_be_deployed_is_told_at_once(workspace: Any) -> None:
     assert workspace.flowkit("event", "emit", "flowkit.Nightly.end").returncode == 2
     assert workspace.flowkit("event", "emit", "x", "--data", "[1").returncode == 2
     assert "There are no events" in workspace.flowkit("event", "list", "--datastore-root", Path(workspace.path)).output
+
+
+def test_on_s3_events_are_kept_in_the_bucket_and_another_machine_starts_the_run(workspace: Any, aws: Any) -> None:
+    workspace.env.update(aws.env)
+    workspace.env["FLOWKIT_DATASTORE"] = f"s3://{aws.bucket()}/some/root"
+    workspace.write("flow.py", PREPARE)
+    created = workspace.run("local", "create", check=True)
+    assert f"flowkit scheduler --datastore-root {workspace.env['FLOWKIT_DATASTORE']}" in created.output
+    workspace.flowkit("event", "emit", "data_arrived", "--data", '{"table_name": "sales", "rows": 7}', check=True)
+    # Another machine has neither the flow's folder nor this one's index.
+    (workspace.path / "flow.py").unlink()
+    elsewhere = {"FLOWKIT_CACHE": str(workspace.path / "elsewhere")}
+    told = workspace.flowkit("scheduler", "--until-idle", "--poll", "0.2", env=elsewhere, check=True).stdout
+    (run,) = re.findall(r"Prepare/(\S+) succeeded", told)
+    workspace.write("flow.py", PREPARE)
+    listed = json.loads(workspace.run("local", "list-runs", "--json", check=True).stdout)
+    assert [(each["run"], each["state"]) for each in listed] == [(run, "succeeded")]
+    assert "sales" in workspace.run("dump", f"{run}/start", "--include", "table", check=True).stdout

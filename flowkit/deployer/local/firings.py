@@ -28,6 +28,8 @@ TRIES = 3
 """How often a run is started that ends before it has begun."""
 PAUSES = (5.0, 60.0)
 """Seconds between these tries."""
+MOST_DECIDED = 100
+"""Firings by events that are decided and have not begun: further events wait where they are kept."""
 RECENT = 50
 """Firings that are remembered though nothing came of them."""
 
@@ -341,7 +343,7 @@ def take(plan: Plan, memory: Memory, events: Sequence[Happened], now: float) -> 
     for count, event in enumerate(events):
         if event.name not in names:
             continue
-        if plan.concurrency == "forbid" and memory.busy:
+        if (plan.concurrency == "forbid" and memory.busy) or len(memory.decided) >= MOST_DECIDED:
             return Decision(memory, tuple(notes)), count
         waiting = {**_fresh(plan, memory.waiting, event.when), event.name: event}
         if names > waiting.keys():

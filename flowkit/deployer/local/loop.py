@@ -7,6 +7,7 @@ by version, and a run's id is claimed once.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -108,12 +109,20 @@ class Scheduler:
         Is given a line for each firing, each end, and what goes wrong.
     poll : float, optional
         Seconds between two looks.
+    most_runs : int, optional
+        Runs at once, of all deployments; further ones wait. Default: 4 for each processor, at least 16.
     clock : callable
         Returns the time.
     """
 
     def __init__(
-        self, storage: Storage, told: Told, *, poll: float | None = None, clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        told: Told,
+        *,
+        poll: float | None = None,
+        most_runs: int | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
         self._told = told
@@ -127,6 +136,8 @@ class Scheduler:
         self._asked: set[str] = set()
         self._failed: dict[str, starts.Failure] = {}
         self._next: dict[str, tuple[Any, float | None]] = {}
+        self._most_runs = most_runs or max(16, 4 * (os.cpu_count() or 1))
+        self._going: dict[str, int] = {}
         self._tidied = 0.0
         self._idle = False
 
@@ -245,6 +256,8 @@ class Scheduler:
             except Exception as error:  # the border to one deployment, whose record may hold anything
                 self._idle = False
                 self._trouble(record.name, error)
+        names = {record.name for record in records}
+        self._going = {name: count for name, count in self._going.items() if name in names}
         self._failed = {run: failure for run, failure in self._failed.items() if run in undecided}
         if self._clock() - self._tidied > TIDY_EVERY:
             self._tidied = self._clock()
@@ -275,7 +288,9 @@ class Scheduler:
             memory, notes = decision.memory, [*notes, *decision.notes]
         memory, more = self._take_events(plan, source, memory, now)
         notes += more
-        memory, chosen = starts.ready(memory, now, self._work.alive)
+        room = self._most_runs - sum(count for name, count in self._going.items() if name != record.name)
+        memory, chosen = starts.ready(memory, now, self._work.alive, max(0, room - _going(memory)))
+        self._going[record.name] = _going(memory)
         if memory != before and not write_memory(self._storage, record.name, memory, version):
             self._idle = False
             return [each.run for each in memory.decided]  # somebody else has written meanwhile: looked at again
@@ -339,9 +354,11 @@ class Scheduler:
         memory = decision.memory
         if emitted and count:
             memory = replace(memory, read=emitted[min(count, len(emitted)) - 1].number)
-        for left in together[max(count, len(emitted)) :]:
-            run = left.id.partition("/")[2]
-            memory = replace(memory, flows={**memory.flows, left.name: put_back(memory.flows[left.name], [run])})
+        left: dict[str, list[str]] = {}
+        for end in together[max(count, len(emitted)) :]:
+            left.setdefault(end.name, []).append(end.id.partition("/")[2])
+        for name, runs in left.items():
+            memory = replace(memory, flows={**memory.flows, name: put_back(memory.flows[name], runs)})
         return memory, list(decision.notes)
 
     # -- processes -------------------------------------------------------------------------------------------------
@@ -373,9 +390,13 @@ class Scheduler:
     def _stop_others(self, plan: Plan, source: Source, memory: Memory, now: float) -> None:
         """Ask runs to stop that are to be replaced, or have taken too long."""
         replaced = {run for each in memory.decided for run in each.after if run in memory.active}
-        late = {
-            run for run, started in memory.active.items() if plan.timeout is not None and now - started > plan.timeout
-        }
+        late = set()
+        if plan.timeout is not None:
+            for run, noticed in memory.active.items():
+                known = source.record(plan.flow, run)
+                began = min(noticed, known.created) if known is not None else noticed
+                if now - began > plan.timeout:
+                    late.add(run)
         for run in sorted((replaced | late) - self._asked):
             known = source.record(plan.flow, run)
             if known is None:
@@ -420,6 +441,11 @@ def active_scheduler(storage: Storage) -> Mapping[str, Any] | None:
     if gone is None:
         gone = time.time() > holder.until
     return None if gone else holder.owner
+
+
+def _going(memory: Memory) -> int:
+    """Return how many runs go on, or may."""
+    return len(memory.active) + sum(1 for each in memory.decided if each.tries)
 
 
 def _ended(state: str) -> str:

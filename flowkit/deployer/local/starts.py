@@ -17,7 +17,9 @@ PATIENCE = 300.0
 """Seconds for which a run that replaces another waits for that one's end."""
 
 
-def ready(memory: Memory, now: float, ours: Collection[str] = ()) -> tuple[Memory, list[Firing]]:
+def ready(
+    memory: Memory, now: float, ours: Collection[str] = (), room: int | None = None
+) -> tuple[Memory, list[Firing]]:
     """Return the firings that are to be started at a moment, once what is returned with them is written down.
 
     Parameters
@@ -26,13 +28,16 @@ def ready(memory: Memory, now: float, ours: Collection[str] = ()) -> tuple[Memor
     now : float
     ours : collection of str
         Runs whose process is alive: they are not started again, however long they take to begin.
+    room : int, optional
+        How many runs there is room for; the others wait.
     """
     chosen: list[Firing] = []
     kept: list[Firing] = []
     begun = {*memory.active, *(each.run for each in memory.decided if each.tries)}
     for firing in memory.decided:
         waits = now - firing.decided < PATIENCE and not begun.isdisjoint(firing.after)
-        if firing.run in ours or now < firing.not_before or waits:
+        full = room is not None and len(chosen) >= room and not firing.tries
+        if firing.run in ours or now < firing.not_before or waits or full:
             kept.append(firing)
             continue
         pause = PAUSES[min(firing.tries, len(PAUSES) - 1)]
