@@ -508,7 +508,7 @@ _SUBMIT = responses.BatchResponse.submitjob
 def opened() -> Iterator[BatchService]:
     """Serve while the context is open, with a bucket, a queue on EC2 and one on Fargate.
 
-    moto's records are the process's, and so are its parts that are replaced: contexts within one another share a service.
+    moto's records are the process's, and so are its parts that are replaced: nested contexts share a service.
     """
     if _open:
         _open.append(_open[0])

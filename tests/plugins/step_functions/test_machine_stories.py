@@ -126,9 +126,12 @@ RICH = """
         def crowd(self):
             self.next(self.gang, num_parallel=2)
 
+        @retry(times=1, minutes_between_retries=0)
         @parallel
         @step
         def gang(self):
+            if current.retry_count == 0:
+                raise ValueError("the first attempt of the gang")
             self.node = current.parallel.node_index
             self.next(self.gang_join)
 
