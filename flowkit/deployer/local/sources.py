@@ -100,11 +100,10 @@ class Source:
         if not watch.seen and not watch.open:  # the first look: some began long before
             for each in self.store.runs(flow, RunFilter(status="running", limit=MOST_OPEN)):
                 found.setdefault(each.run, each)
-        for run in watch.open:
-            if run not in found:
-                record = self.store.run(flow, run)
-                if record is not None:
-                    found[run] = record
+        for run in watch.open:  # a listing may tell of a colleague's run what it was a moment ago
+            record = self.store.run(flow, run)
+            if record is not None:
+                found[run] = record
         return [
             Ended(each.run, each.created, each.state, each.finished, (*each.system_tags, *each.tags))
             for each in found.values()
