@@ -97,7 +97,7 @@ class Argo:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._news.wait(0.05)
+            self._news.wait(0.25)  # pauses and deadlines are due without any news
             self._news.clear()
             with self.api.store.changed:
                 for workflow in self.api.store.items("workflows"):

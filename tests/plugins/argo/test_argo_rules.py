@@ -145,6 +145,11 @@ def test_every_way_through_switches_in_a_foreach_meets_again() -> None:
     assert set(ended) == expected | {"first/0", "meet/0", "second/1", "meet/1", "meet/2", "second/3"}
     assert len(ended) == len(set(ended))
     assert ended[-2:] == ["join/0", "end/0"]
+    tasks = {task["name"]: task for task in operation.templates["start-each"]["dag"]["tasks"]}
+    # Where a child has gone elsewhere, nobody may ask what its second step has chosen.
+    assert tasks["second-to-meet"]["when"] == "'{{tasks.second.outputs.parameters.step}}' == 'meet'"
+    assert tasks["meet"]["depends"] == "each.Succeeded || step-first.Succeeded || second-to-meet.Succeeded"
+    assert "second" not in tasks["meet"]["when"].replace("second-to-meet.status", "")
 
 
 DEEP = """
