@@ -68,23 +68,23 @@ class ArgoWorkflows(Target):
 
     @classmethod
     def default_name(cls, flow: str, project: str | None, branch: str | None) -> str:
+        """See `Target.default_name`."""
         return deployment_name(flow, project, branch)
 
     # -- documents -----------------------------------------------------------------------------------------------------
 
     def compile(self, deployment: Deployment) -> dict[str, Any]:
         """Return a `List` of the WorkflowTemplate, the CronWorkflow and the Sensor, as ``kubectl apply`` takes it."""
-        return documents(deployment, _defaults(self._namespace(deployment) or "default"), _hearing())
+        return documents(deployment, _defaults(self._namespace() or "default"), _hearing())
 
     def problems(self, deployment: Deployment) -> list[Problem]:
-        wanted = self._namespaces(deployment)
+        """See `Target.problems`."""
         problems = limit_problems(deployment)
-        given = self.given.get("kubernetes_namespace")
-        if len({given, *wanted} - {None}) > 1:
-            for name, steps in sorted(wanted.items()):
+        for name, steps in sorted(self._namespaces(deployment).items()):
+            if name != self._namespace():
                 where = deployment.graph[steps[0]].location
                 named = f"step{'s' if len(steps) > 1 else ''} {', '.join(steps)}"
-                headline = f"{named}: @kubernetes(namespace='{name}'), and all pods of a workflow are in one namespace"
+                headline = f"{named}: @kubernetes(namespace='{name}'), and all pods of a workflow are in its namespace"
                 problems.append(Problem(headline, where, f"give it once: --kubernetes-namespace {name}"))
         if not problems:
             problems += self._size_problems(deployment)
@@ -110,12 +110,13 @@ class ArgoWorkflows(Target):
                 found.setdefault(str(plan.request.resources["namespace"]), []).append(name)
         return found
 
-    def _namespace(self, deployment: Deployment) -> str | None:
+    def _namespace(self) -> str | None:
         return self.given.get("kubernetes_namespace") or settings().kubernetes_namespace
 
     # -- the deployment ------------------------------------------------------------------------------------------------
 
     def preflight(self, deployment: Deployment) -> list[Problem]:
+        """See `Target.preflight`."""
         problems = []
         kinds = ["WorkflowTemplate", *(["CronWorkflow"] if deployment.schedule else [])]
         if deployment.events or deployment.finishes:
@@ -138,6 +139,7 @@ class ArgoWorkflows(Target):
         return problems + preflight_problems(self._cluster, requests, lambda: here, deployment.root or None, needed=())
 
     def apply(self, deployment: Deployment, document: Any) -> list[str]:
+        """See `Target.apply`."""
         made = {item["kind"]: item for item in document["items"]}
         lines = []
         for kind in ("WorkflowTemplate", "CronWorkflow", "Sensor"):
@@ -160,6 +162,7 @@ class ArgoWorkflows(Target):
         return lines
 
     def find(self, name: str) -> DeploymentRecord | None:
+        """See `Target.find`."""
         found = self._client.get("WorkflowTemplate", name)
         if found is None:
             return None
@@ -172,11 +175,13 @@ class ArgoWorkflows(Target):
         return record
 
     def deployed(self, flow: str | None = None) -> list[DeploymentRecord]:
+        """See `Target.deployed`."""
         labels = f"{FLOW}={label_value(flow)}" if flow is not None else DEPLOYMENT
         records = [_record_of(item) for item in self._client.all("WorkflowTemplate", labels)]
         return [record for record in records if record is not None and flow in (None, record.flow)]
 
     def delete(self, record: DeploymentRecord) -> None:
+        """See `Target.delete`."""
         # What starts runs goes first.
         for kind in ("CronWorkflow", "Sensor", "WorkflowTemplate"):
             self._client.delete(kind, _object_name(kind, record.name))
@@ -184,19 +189,24 @@ class ArgoWorkflows(Target):
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def trigger(self, record: DeploymentRecord, parameters: Mapping[str, str]) -> str:
+        """See `Target.trigger`."""
         made = self._client.create(run_of(record.name, labels_of(record.name, record.flow), dict(parameters)))
         return f"{self.prefix}-{made['metadata']['name']}"
 
     def execution(self, record: DeploymentRecord, run: str) -> Execution | None:
+        """See `Target.execution`."""
         found = self._workflow(record, run)
         return None if found is None else _execution(found)
 
     def executions(self, record: DeploymentRecord, limit: int = 100) -> list[Execution]:
+        """See `Target.executions`."""
         labels = f"{DEPLOYMENT}={label_value(record.name)}"
         found = sorted(self._client.all("Workflow", labels), key=_age, reverse=True)
         return [_execution(item) for item in found[:limit]]
 
     def terminate(self, record: DeploymentRecord, run: str) -> None:
+        """See `Target.terminate`."""
+
         def stop(workflow: dict[str, Any]) -> None:
             workflow["metadata"].setdefault("annotations", {})[CANCELLED] = "yes"
             workflow["spec"]["shutdown"] = "Stop"
@@ -205,9 +215,11 @@ class ArgoWorkflows(Target):
         self._change(record, run, stop)
 
     def suspend(self, record: DeploymentRecord, run: str) -> None:
+        """See `Target.suspend`."""
         self._change(record, run, lambda workflow: workflow["spec"].update(suspend=True))
 
     def unsuspend(self, record: DeploymentRecord, run: str) -> None:
+        """See `Target.unsuspend`."""
         self._change(record, run, lambda workflow: workflow["spec"].pop("suspend", None))
 
     def _change(self, record: DeploymentRecord, run: str, change: Any) -> None:

@@ -369,7 +369,7 @@ def test_what_argo_cannot_do_is_told(change: tuple[str, str], words: str | None)
     problems = ArgoWorkflows({"kubernetes_namespace": "here"}).problems(deployment)
     headlines = [problem.headline for problem in problems]
     if words is None:
-        words = "step train: @kubernetes(namespace='there'), and all pods of a workflow are in one namespace"
+        words = "step train: @kubernetes(namespace='there'), and all pods of a workflow are in its namespace"
     assert [headline for headline in headlines if words in headline], headlines
 
 
