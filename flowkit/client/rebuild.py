@@ -8,12 +8,12 @@ mind (its task is shown as failed).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowkit.client.settled import is_settled, left_open
 from flowkit.datastore.layout import clones_file, log_piece
 from flowkit.datastore.lease import read_holder
 from flowkit.datastore.manifests import attempts, clone_origin, read_clones, read_failure, read_manifest
@@ -48,8 +48,6 @@ from flowkit.metadata.store import MetadataStore, RunFilter
 from flowkit.metadata.tags import changed_tags
 from flowkit.model.manifest import Manifest
 
-SETTLED_SECONDS = 86400.0
-"""After its end, so long a scheduler's run that failed may go on, where no end command has said anything else."""
 PARAMETERS = "_parameters"
 _BATCH = 1_000
 _PAGE = 1_000
@@ -216,7 +214,7 @@ class _Writer:
             self._batch.append(record)
         self._summary.runs += 1
         outputs: list[OutputRecord] | None = [] if self._store.outputs else None
-        over = is_settled(self._storage, record)
+        over = record.state if is_settled(self._storage, record) else None
         for task in tasks_from_datastore(self._storage, flow, run, problems.append, outputs=outputs, over=over):
             self._batch.append(task)
             self._summary.tasks += 1
@@ -320,20 +318,6 @@ def still_held(storage: Storage, record: RunRecord) -> RunRecord:
     )
 
 
-def is_settled(storage: Storage, record: RunRecord, now: float | None = None) -> bool:
-    """Whether nothing of a scheduler's run that has ended goes on any more; False for any other run.
-
-    One of its tasks fails, and the run has failed: others may be at work for a while, and more so the scheduler may try
-    that task again. It is settled when the end command says so, or nothing was heard of it for a day.
-    """
-    if not record.unattended or record.state not in FINAL:
-        return False
-    now = time.time() if now is None else now
-    if record.state == "succeeded" or now - (record.finished or record.created) > SETTLED_SECONDS:
-        return True
-    return bool((read_end(storage, record.flow, record.run) or {}).get("settled"))
-
-
 def tasks_from_datastore(
     storage: Storage,
     flow: str,
@@ -341,7 +325,7 @@ def tasks_from_datastore(
     problem: Callable[[str], None],
     known: Container[tuple[str, str]] = (),
     outputs: list[OutputRecord] | None = None,
-    over: bool = False,
+    over: State | None = None,
 ) -> Iterator[TaskRecord]:
     """Yield every task of a run as the datastore knows it.
 
@@ -353,8 +337,8 @@ def tasks_from_datastore(
         Tasks that are left out: nothing of them changes any more.
     outputs : list, optional
         Gets what each task made and read, just before the task is yielded.
-    over : bool, default False
-        Nothing of the run goes on (`is_settled`): what never told how it ended is lost.
+    over : str, optional
+        How the run ended, where nothing of it goes on (`is_settled`): see `left_open`.
     """
     try:
         steps = list_steps(storage, flow, run)
@@ -383,9 +367,7 @@ def tasks_from_datastore(
                 record, manifest = found
                 if outputs is not None and manifest is not None:
                     outputs.append(output_of(manifest))
-                if over and record.state == "running":
-                    record = record._replace(state="lost", reason="its run ended before it told how it went")
-                yield record
+                yield record if over is None else left_open(record, over)
 
 
 def _with_outputs(

@@ -15,13 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from flowkit.client.rebuild import (
-    SETTLED_SECONDS,
-    is_settled,
-    run_from_datastore,
-    still_held,
-    tasks_from_datastore,
-)
+from flowkit.client.rebuild import run_from_datastore, still_held, tasks_from_datastore
+from flowkit.client.settled import SETTLED_SECONDS, is_settled
 from flowkit.datastore.layout import run_file, tags_file
 from flowkit.datastore.many import mapped_over
 from flowkit.datastore.root import machine_folder
@@ -30,7 +25,7 @@ from flowkit.datastore.sealed import Damaged, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.exceptions import DataError, FlowkitError, NotFound, StoreError
 from flowkit.metadata.liveness import boot_id, host_name, process_start, this_process
-from flowkit.metadata.records import FINAL, FlowRecord, Record, RunRecord, StepRecord, TaskRecord
+from flowkit.metadata.records import FINAL, FlowRecord, Record, RunRecord, State, StepRecord, TaskRecord
 from flowkit.metadata.sqlite import SqliteMetadata
 from flowkit.metadata.store import RunFilter
 from flowkit.metadata.tags import changed_tags
@@ -276,13 +271,14 @@ class RemoteIndex(SqliteMetadata):
             return
         if self._is_due("all tasks" if over else "tasks", flow, run):
             settled = over and record.unattended and is_settled(self._storage, record)
-            self._read_tasks(flow, run, whole=over and (settled or not record.unattended), settled=settled)
+            whole = over and (settled or not record.unattended)
+            self._read_tasks(flow, run, whole=whole, over=record.state if settled else None)
 
-    def _read_tasks(self, flow: str, run: str, *, whole: bool, settled: bool = False) -> None:
+    def _read_tasks(self, flow: str, run: str, *, whole: bool, over: State | None = None) -> None:
         known = {(each.step, each.task) for each in super().tasks(flow, run, status="succeeded")}
         batch: list[TaskRecord] = []
         last: list[TaskRecord] = []
-        for found in tasks_from_datastore(self._storage, flow, run, lambda _: None, known, over=settled):
+        for found in tasks_from_datastore(self._storage, flow, run, lambda _: None, known, over=over):
             (last if (found.step, found.task) == _WHOLE else batch).append(found)
             if len(batch) >= _BATCH:
                 super().write(batch)

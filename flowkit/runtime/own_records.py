@@ -402,6 +402,8 @@ def _closed(storage: Storage, task: TaskRecord, run: RunRecord) -> TaskRecord:
     if task.state == "pending":  # it failed, and no other attempt has followed
         return task._replace(state="cancelled" if run.state == "cancelled" else "failed")
     failure = read_failure(storage, task.flow, task.run, task.step, task.task, task.attempt)
+    if failure is None and run.state == "cancelled":
+        return task._replace(state="cancelled", reason="its run was stopped", pid=None)
     if failure is None:
         return task._replace(state="lost", reason="its run ended before it told how it went", pid=None)
     state: State = "cancelled" if failure.kind == "cancelled" else "failed"

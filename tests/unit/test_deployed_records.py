@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flowkit.client import remote_index
-from flowkit.client.rebuild import SETTLED_SECONDS, rebuild
+from flowkit.client.rebuild import rebuild
 from flowkit.client.remote_index import RemoteIndex
+from flowkit.client.settled import SETTLED_SECONDS
 from flowkit.datastore.layout import attempt_folder, end_file, index_file, round_file
 from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.manifests import write_failure, write_manifest
@@ -317,6 +318,17 @@ def test_ends_are_refined_and_settled(storage: Storage, before: Any, told: Any, 
         run.end("lost")
 
 
+def test_tasks_of_a_run_that_was_stopped_were_stopped_with_it(storage: Storage, store: MetadataStore) -> None:
+    run = Scheduled(storage, store)
+    run.task("start", "0")
+    store.write([TaskRecord(FLOW, RUN, "work", "1", "running", 0, time.time())])
+    storage.create(f"{attempt_folder(FLOW, RUN, 'work', '1', 0)}/log", [b""])
+    run.end("cancelled")
+    new = MemoryMetadata()
+    rebuild(storage, new)
+    assert tasks(store) == tasks(new) == {"start/0": ("succeeded", 0), "work/1": ("cancelled", 0)}
+
+
 def test_an_end_reaches_the_index_though_the_flow_cannot_be_read(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,7 +452,7 @@ def test_a_laptop_follows_a_run_of_a_scheduler(laptop: Callable[[Storage], Remot
     storage.create(f"{attempt_folder(FLOW, RUN, 'work', '2', 0)}/log.000001", [b"x"])
     run.end("cancelled", "by hand")
     assert shown(index) == ("cancelled", "by hand")
-    assert tasks(index)["work/2"] == ("lost", 0)
+    assert tasks(index)["work/2"] == ("cancelled", 0)
 
 
 def test_what_has_long_failed_is_not_read_again(
