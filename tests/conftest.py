@@ -6,6 +6,7 @@ The suite tests the *installed* package: the repository's root is dropped from `
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -356,6 +357,14 @@ def moto_endpoint() -> Iterator[str]:
             process.kill()
 
 
+@pytest.fixture(scope="session")
+def service_models() -> None:
+    """Let this process read botocore's descriptions of a service once, and not for every client that a test makes."""
+    import botocore.session
+
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+
 class Aws:
     """AWS as the tests see it: a moto server, and this process's environment pointing to it.
 
@@ -412,7 +421,7 @@ class Aws:
 
 
 @pytest.fixture
-def aws(moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+def aws(moto_endpoint: str, service_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
     """AWS on this machine, for this process and what it starts; see `Aws`."""
     made = Aws(moto_endpoint, tmp_path, monkeypatch)
     yield made

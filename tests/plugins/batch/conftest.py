@@ -37,7 +37,9 @@ def service(batch_server: BatchService) -> Iterator[BatchService]:
 
 
 @pytest.fixture
-def aws(service: BatchService, monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[BatchService]:
+def aws(
+    service: BatchService, service_models: None, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> Iterator[BatchService]:
     """This process as a client of the service."""
     from flowkit.plugins.aws import session
     from flowkit.settings import settings
