@@ -228,12 +228,13 @@ def _note_changes(session: Session, found: _Found, name: str | None) -> None:
     from flowkit.runtime.bootstrap import store_package
 
     try:
+        session.prepare()  # mutators may name files
         package = collect(session.definition, session.package_suffixes)
         if package.size > _STALE_BYTES or store_package(MemoryStorage(), package).key == found.record.package.get(
             "key"
         ):
             return
-    except FlowkitError:  # a file that cannot be packed: the run does not need it
+    except FlowkitError:  # a flow, or a file, that could not be deployed now: the run does not need it
         return
     session.console.warn(
         "Note: the flow's files are not those that were deployed, which the run has. Deploy these with:\n"
