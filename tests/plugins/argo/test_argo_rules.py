@@ -7,6 +7,7 @@ So the rules of Argo (what is omitted, skipped, tried again, stopped) are checke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 import argo_workflow
@@ -150,6 +151,41 @@ def test_every_way_through_switches_in_a_foreach_meets_again() -> None:
     assert tasks["second-to-meet"]["when"] == "'{{tasks.second.outputs.parameters.step}}' == 'meet'"
     assert tasks["meet"]["depends"] == "each.Succeeded || step-first.Succeeded || second-to-meet.Succeeded"
     assert "second" not in tasks["meet"]["when"].replace("second-to-meet.status", "")
+
+
+def random_ways(random: Random, steps: int) -> dict[str, list[str]]:
+    """Steps that lead on to one or several later ones, each of which can be reached."""
+    names = ["start", *(f"s{number}" for number in range(steps)), "end"]
+    ways: dict[str, set[int]] = {name: set() for name in names[:-1]}
+    for number in range(1, len(names)):
+        ways[names[random.randrange(number)]].add(number)
+    for number, name in enumerate(names[:-1]):
+        while not ways[name] or random.random() < 0.4:
+            ways[name].add(random.randrange(number + 1, len(names)))
+    return {name: [names[number] for number in sorted(found)] for name, found in ways.items()}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_switches_that_meet_anywhere_take_one_way(seed: int) -> None:
+    random = Random(seed)
+    ways = random_ways(random, random.randrange(3, 12))
+    lines = ["class Ways(FlowSpec):"]
+    for name, targets in [*ways.items(), ("end", [])]:
+        cases = ", ".join(f'"{target}": self.{target}' for target in targets)
+        leads = f"self.next({{{cases}}}, condition='way')" if len(targets) > 1 else "pass"
+        if len(targets) == 1:
+            leads = f"self.next(self.{targets[0]})"
+        lines += ["    @step", f"    def {name}(self):", "        self.way = 'x'", f"        {leads}"]
+    source = "\n".join(lines)
+    for _ in range(4):
+        chosen = {name: random.choice(targets) for name, targets in ways.items()}
+        operation = operation_of(source, lambda step, *task, chosen=chosen: {"step": chosen.get(step)})
+        expected, name = ["start/0"], "start"
+        while name != "end":
+            name = chosen[name]
+            expected.append(f"{name}/0")
+        assert carried_out(operation) == expected, source
+        assert operation.phase == SUCCEEDED
 
 
 DEEP = """
