@@ -201,7 +201,7 @@ def test_what_starts_a_flow_by_itself_has_to_fill_its_parameters():
 def test_a_service_that_the_target_cannot_start_is_refused_with_its_line():
     source = """
         class Mixed(FlowSpec):
-            @batch
+            @batch()
             @step
             def start(self):
                 self.next(self.end)
