@@ -126,9 +126,7 @@ def test_a_failed_night_is_seen_from_a_laptop_and_resumed_there(workspace, night
     told = {port.STATE: "Failed", port.REASON: "child 'work(1:1)' failed"}
     assert night.container("_end", "", deployment.end_command, told) == 0, night.output
     until(lambda: states("work"), lambda seen: seen == {"0": "succeeded", "1": "failed"})
-    shown = workspace.run("status", RUN, check=True).stdout
-    assert "failed (work/1: ValueError: not yet)" in shown
-    assert "deployed as plain/nightflow" in shown
+    assert look() == ("failed", "work/1: ValueError: not yet")
     assert workspace.run("logs", f"{RUN}/_ended", check=True).stdout == "sorry: failed plain/nightflow\n"
     # No container has made an index of its own.
     assert [str(path) for path in machine.rglob("*") if path.suffix in (".db", ".sqlite", ".sqlite3")] == []
