@@ -215,11 +215,13 @@ def _teller(console: Console, server: Any) -> Callable[[str], None]:
     """Return what tells that the service is ready, and how to use it."""
 
     def told(url: str) -> None:
-        console.say(f"Serving on {url} from {server.shown_database}. Ctrl-C stops it.")
         variables = " ".join(f"{name}={value}" for name, value in server.variables(url).items())
-        console.say(f"Record runs here: {variables} python flow.py run")
-        for remark in server.remarks():
-            console.say(remark)
+        lines = [
+            f"Serving on {url} from {server.shown_database}. Ctrl-C stops it.",
+            f"Record runs here: {variables} python flow.py run",
+            *server.remarks(),
+        ]
+        console.say("\n".join(lines))  # in one go: whoever waits for the first line has them all
         console.flush()
 
     return told

@@ -226,6 +226,8 @@ def command_of(record: DeploymentRecord, firing: Firing, code: str) -> tuple[lis
     client = record.details.get("client")
     client = client if isinstance(client, Mapping) else {}
     python = str(record.details.get("python") or client.get("python") or sys.executable)
+    if os.sep in python:  # as given where the flow was deployed
+        python = os.path.join(str(client.get("folder") or ""), python)
     program = str(record.package.get("program") or "")
     if program.startswith("-m "):
         start, folder = ["-m", program[3:].strip()], code
