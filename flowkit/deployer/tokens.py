@@ -138,7 +138,7 @@ def decide(
     key = token_key(name, project, branch)
     check_wish(wish)
     kept = kept_token(target, key)
-    if found is None:
+    if found is None or (not found.token and found.flow == flow):  # what has lost its token is nobody's
         token = wish.new or (new_token(key, kept) if wish.generate else None) or wish.authorize or kept
         return Decision(token, token != kept) if token is not None else Decision(new_token(key), True)
     if found.token not in (wish.authorize, kept) or (found.flow != flow and found.token != wish.authorize):

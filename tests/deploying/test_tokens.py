@@ -70,6 +70,10 @@ def test_another_flow_of_the_name_is_not_replaced_without_its_own_token():
     with pytest.raises(Conflict, match="another flow, Other"):
         _decide(found)
     assert _decide(found, Wish(authorize="train-0-a")).token == "train-0-a"
+    # Somebody has edited the token away.
+    assert _decide(_deployed("")).token == "train-0-a"
+    with pytest.raises(Conflict, match="another flow"):
+        _decide(_deployed("", flow="Other"))
 
 
 def test_flows_of_a_project_and_branch_share_a_token():
