@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,18 +130,24 @@ def read_sources() -> dict[str, str]:
 
 def imports(sources: Sources) -> list[Import]:
     """Every import of every module, resolved to modules where the name is one."""
-    return [found for module in sources for found in _Reader(module, sources).read()]
+    names = frozenset(sources)
+    return [found for module, source in sources.items() for found in _imports(module, source, names)]
+
+
+@cache  # every rule asks, and nearly always for the house as it stands
+def _imports(module: str, source: str, names: frozenset[str]) -> list[Import]:
+    return _Reader(module, names).read(source)
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, module: str, sources: Sources) -> None:
+    def __init__(self, module: str, names: frozenset[str]) -> None:
         self.module = module
-        self.sources = sources
+        self.names = names
         self.scope: list[str] = []
         self.found: list[Import] = []
 
-    def read(self) -> list[Import]:
-        self.visit(ast.parse(self.sources[self.module], self.module))
+    def read(self, source: str) -> list[Import]:
+        self.visit(ast.parse(source, self.module))
         return self.found
 
     def _add(self, target: str, line: int) -> None:
@@ -164,7 +171,7 @@ class _Reader(ast.NodeVisitor):
         for alias in node.names:
             # `from flowkit.model import graph` imports a module, `from flowkit.model.graph import Node` does not.
             whole = f"{node.module}.{alias.name}"
-            self._add(whole if whole in self.sources else str(node.module), node.lineno)
+            self._add(whole if whole in self.names else str(node.module), node.lineno)
 
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
