@@ -87,8 +87,8 @@ def test_killed_again_and_again_schedulers_lose_nothing_and_double_nothing(works
     assert set(scheduled) <= due
 
 
-def _start(workspace: Any) -> subprocess.Popen[bytes]:
-    words = Path(workspace.path / f"scheduler-{os.urandom(3).hex()}.log")
+def _start(workspace: Any, name: str | None = None) -> subprocess.Popen[bytes]:
+    words = Path(workspace.path / f"{name or os.urandom(3).hex()}.log")
     with open(words, "wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "flowkit", "scheduler", "--poll", "0.05", "--max-runs", "4"],
@@ -99,3 +99,47 @@ def _start(workspace: Any) -> subprocess.Popen[bytes]:
             stderr=out,
             start_new_session=True,
         )
+
+
+def test_a_scheduler_that_was_stopped_for_long_comes_back_as_the_second_one(workspace: Any) -> None:
+    workspace.write("flow.py", FLOW.replace('    @schedule(cron="*/10 * * * *")\n', ""))
+    workspace.run("local", "create", check=True)
+    log = EventLog(LocalStorage(str(workspace.path / ".flowkit")))
+    first = _start(workspace, "first")
+    try:
+        _wait_for(workspace, "first", "is at work")
+        second = _start(workspace, "second")
+        try:
+            _wait_for(workspace, "second", "this one waits")
+            first.send_signal(signal.SIGSTOP)
+            log.emit("go", {"number": 1})
+            _wait_for(workspace, "second", "succeeded")
+            first.send_signal(signal.SIGCONT)
+            _wait_for(workspace, "first", "another scheduler is at work, this one waits")
+            log.emit("go", {"number": 2})
+            second.terminate()
+            assert second.wait(60) == 0
+            # Whichever of the two has started the second run: the one that is left sees its end.
+            _wait_for_runs(workspace, 2)
+        finally:
+            second.kill()
+            second.wait()
+    finally:
+        first.kill()
+        first.wait()
+    numbers = [line.split()[1] for line in (workspace.path / "started.txt").read_text().split("\n")[:-1]]
+    assert sorted(numbers) == ["1", "2"]
+
+
+def _wait_for(workspace: Any, name: str, words: str, times: int = 1) -> None:
+    deadline = time.monotonic() + 120
+    while (said := (workspace.path / f"{name}.log").read_text()).count(words) < times:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+
+
+def _wait_for_runs(workspace: Any, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len((workspace.path / "started.txt").read_text().split("\n")) - 1 < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
