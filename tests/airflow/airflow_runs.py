@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ class AirflowMachine:
         self.folder = folder
         self.dags = folder / "dags"
         self.dags.mkdir(parents=True, exist_ok=True)
+        self._calls = 0
         home = folder / "home"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLOWKIT_"))},
@@ -86,7 +88,7 @@ class AirflowMachine:
         return self._call([str(Path(self.python).with_name("airflow")), *words], timeout)
 
     def run(
-        self, orders: Sequence[tuple[Path, Mapping[str, Any] | None]], timeout: float = 240
+        self, orders: Sequence[tuple[Path, Mapping[str, Any] | None]], timeout: float = 900
     ) -> list[dict[str, Any]]:
         """Carry out DAG files, each with its configuration, or only look at those that have None; see `dag_runner`."""
         self.migrate()
@@ -101,24 +103,22 @@ class AirflowMachine:
         return answers
 
     def _call(self, command: list[str], timeout: float) -> str:
-        process = subprocess.Popen(
-            command,
-            env=self.env,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
+        self._calls += 1
+        log = self.folder / f"said-{self._calls}.log"
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                command, env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                start_new_session=True,
+            )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=timeout)
+            status = process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            said, _ = process.communicate()
-            raise AssertionError(f"{command} is not finished after {timeout} s: {said[-4000:]}") from None
-        assert process.returncode == 0, f"{command} ended with {process.returncode}: {said[-4000:]}"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = None
+        said = log.read_text(encoding="utf-8", errors="replace")
+        assert status is not None, f"{command} is not finished after {timeout} s: {said[-4000:]}"
+        assert status == 0, f"{command} ended with {status}: {said[-4000:]}"
         return said
 
 
@@ -174,7 +174,7 @@ def run_on_airflow(
     parameters: Mapping[str, Any] | None = None,
     *,
     env: Mapping[str, str] | None = None,
-    timeout: float = 240,
+    timeout: float = 900,
 ) -> tuple[str, str]:
     """Deploy a flow, let Airflow carry it out, and return the run's pathspec and the state that Airflow tells.
 
