@@ -169,14 +169,13 @@ def test_the_wheel_describes_itself(built: dict[str, Path]) -> None:
         "dev",
         "docker",
         "kubernetes",
-        "scheduler",
         "service",
         "service-client",
         "tutorials",
         "yaml",
     }
     core = {line.split(">")[0].strip() for line in fields.get_all("Requires-Dist") if "extra ==" not in line}
-    assert core == {"click", "cloudpickle", "blake3", "tomli"}
+    assert core == {"click", "cloudpickle", "blake3", "tomli", "cronsim"}
     licence = next(info.rglob("LICENSE")).read_text(encoding="utf-8")
     assert "Apache License" in licence
     assert "END OF TERMS AND CONDITIONS" in licence

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from flowkit.package.files import Package
 
 REQUIREMENTS = ("click>=8.1", "cloudpickle>=2.2", "blake3>=0.4", "tomli>=2")
-"""What flowkit needs everywhere, as in setup.cfg; tomli before Python 3.11 only, which the program looks at."""
+"""What flowkit needs everywhere, as in setup.cfg; tomli before Python 3.11 only, which the program looks at.
+What only a scheduler needs (cronsim) is not among it."""
 S3_REQUIREMENTS = ("boto3>=1.36", "tenacity>=8.2")
 """What it needs for a datastore on S3, as in setup.cfg."""
 CLIENT_REQUIREMENTS: Mapping[str, tuple[str, ...]] = {

@@ -497,8 +497,10 @@ def test_the_program_is_small_and_can_be_given_to_every_service():
 def test_what_it_installs_is_what_flowkit_needs():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    needs = [line.split(";")[0] for line in parser["options"]["install_requires"].split("\n") if line]
-    assert list(bootstrap.REQUIREMENTS) == needs
+    lines = parser["options"]["install_requires"].split("\n")
+    needs = [line.split(";")[0] for line in lines if line and not line.startswith("#")]
+    # No container is a scheduler that asks when something is due.
+    assert list(bootstrap.REQUIREMENTS) == [need for need in needs if not need.startswith("cronsim")]
     aws = [line for line in parser["options.extras_require"]["aws"].split("\n") if line]
     assert list(bootstrap.S3_REQUIREMENTS) == aws
 

@@ -155,7 +155,7 @@ def _simulator() -> Any:
         from cronsim import CronSim, CronSimError
     except ImportError as error:
         raise MissingExtra(
-            "schedules need the package cronsim, which is not installed", "pip install 'flowkit[scheduler]'"
+            "schedules need the package cronsim, which is not installed", "pip install 'cronsim>=2.6'"
         ) from error
 
     def simulate(expression: str, start: datetime) -> Iterator[datetime]:
