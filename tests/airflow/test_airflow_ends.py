@@ -49,7 +49,7 @@ def test_schedule_time_zone_policy_and_priority_are_as_airflow_reads_them(
     file = deploy(
         machine, workspace.write("timed.py", TIMED), tmp_path / "root", "--concurrency", "forbid", "--priority", "5"
     )
-    machine.airflow("db", "migrate")
+    machine.migrate()
     machine.airflow("dags", "reserialize")
     said = machine.airflow("dags", "details", "Timed", "-o", "json")
     (told,) = json.loads(next(line for line in said.splitlines() if line.startswith("[{")))
