@@ -378,7 +378,7 @@ def _read(memory: Memory, count: int) -> Memory:
     return Memory.from_json({**memory.to_json(), "read": (memory.read or 0) + count})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 80), st.sampled_from([0, 0, 1, 2])), min_size=5, max_size=40),
     st.lists(st.integers(1, 2000), max_size=12),

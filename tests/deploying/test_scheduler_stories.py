@@ -342,6 +342,7 @@ def test_what_cannot_be_deployed_is_told_at_once(workspace: Any) -> None:
     assert "There are no events" in workspace.flowkit("event", "list", "--datastore-root", Path(workspace.path)).output
 
 
+@pytest.mark.deploying
 def test_on_s3_events_are_kept_in_the_bucket_and_another_machine_starts_the_run(workspace: Any, aws: Any) -> None:
     workspace.env.update(aws.env)
     workspace.env["FLOWKIT_DATASTORE"] = f"s3://{aws.bucket()}/some/root"
