@@ -19,13 +19,6 @@ def problems(deployment: Deployment) -> list[Problem]:
     if deployment.schedule is not None:
         for text in five_field_problems(deployment.schedule.cron):
             found.append(Problem(f"@schedule: {text}", None, "for example cron='0 6 * * MON-FRI'"))
-        for item in deployment.parameters:
-            if item.required:
-                found.append(
-                    Problem(
-                        f"the parameter '{item.name}' has no default, and a schedule gives no value", None, "default=…"
-                    )
-                )
     if deployment.concurrency == "replace":
         hint = "forbid (at most one run, and one that waits) or allow"
         found.append(Problem("Airflow cannot end a run because the next one is due: --concurrency replace", None, hint))

@@ -5,6 +5,7 @@ What runs is asked of Airflow's REST API (`flowkit.plugins.airflow.rest`), where
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -49,7 +50,15 @@ class Airflow(Target):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         given = options.get("file") or settings().airflow_dags
-        super().__init__({**options, "file": normal(str(given)) if given else None})
+        python = options.get("python")
+        super().__init__(
+            {
+                **options,
+                "file": normal(str(given)) if given else None,
+                # From a folder of Airflow's own, where tasks begin, a path has to mean the same.
+                "python": os.path.abspath(str(python)) if python and os.sep in str(python) else python,
+            }
+        )
         wanted = str(options.get("executor") or DEFAULT_EXECUTOR)
         # Who carries steps out is chosen at Airflow, so these belong to the object.
         self.executor = None if wanted == LOCAL else wanted  # type: ignore[misc]
