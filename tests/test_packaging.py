@@ -21,7 +21,10 @@ MAPPED = {
     "metadata_service": "flowkit.metadata_service",
     "tutorials": "flowkit.tutorials",
 }
-TUTORIALS = ["00-hello", "01-flights", "02-delays", "03-digits", "04-resume", "05-config", "06-notebook", "08-cloud"]
+TUTORIALS = [
+    *("00-hello", "01-flights", "02-delays", "03-digits", "04-resume", "05-config", "06-notebook", "08-cloud"),
+    "09-production",
+]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
 
 
