@@ -37,6 +37,8 @@ LONGEST_NAME = 180
 """Of a deployment: a run's id is longer by its stamp, and names files."""
 _BEGINS_WITHIN = 30.0
 """Seconds for which ``trigger`` waits until the run has begun: what keeps it from beginning is told at once."""
+_STARTS_WITHIN = 5.0
+"""Seconds for which ``terminate`` waits for a run to begin that may have been started."""
 _SCHEDULER_WAITS = 60.0
 """Seconds for which a scheduler leaves a run alone that a command starts."""
 _PAUSE = 0.02
@@ -223,15 +225,21 @@ class LocalTarget(Target):
         """
         storage = open_storage(record.root)
         memory, _ = read_memory(storage, record.name)
-        if memory is not None and any(each.run == run for each in memory.decided):
+        decided = next((each for each in memory.decided if each.run == run), None) if memory is not None else None
+        if decided is not None:
             edit_memory(storage, record.name, lambda found: (found or Memory()).without(run))
         sources = Sources(storage)
         try:
             source = sources.of(record.metadata)
             known = source.record(record.flow, run)
+            # Its process may have been started this moment: then it begins all the same.
+            deadline = time.monotonic() + (_STARTS_WITHIN if decided is not None and decided.tries else 0.0)
+            while known is None and time.monotonic() < deadline:
+                time.sleep(_PAUSE)
+                known = source.record(record.flow, run)
             if known is not None:
                 request_cancel(storage, known)
-            elif memory is None or not any(each.run == run for each in memory.decided):
+            elif decided is None:
                 raise NotFound(f"there is no run {run} of {record.name}")
         finally:
             sources.close()
