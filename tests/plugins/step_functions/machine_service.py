@@ -8,8 +8,8 @@ interpreter are replaced while the service is open:
   are translated by the services' own models, and a field that a service does not have is an error.
 - An error that is called ``States.…`` cannot leave a branch of a Parallel state, or an iteration of a Map: making one
   of such a name there is refused as if a user had made it up. Here it can.
-- The second attempt of a job that a state retries ends at once, as if it had timed out: it waits for a callback at the
-  place where the first one's wait was ended. Here that place is made new.
+- Beside each job it waits for a callback, in a thread that shares the values it works on: now and then they get mixed
+  up, and the second attempt of a job ends at once, as if it had timed out. Here only the job is waited for.
 - It looks at a job twice a second, and waits as long as a state says: here a second is a sixtieth of one.
 """
 
@@ -21,7 +21,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +43,6 @@ _TASK = f"{_STATE}.state_task.service.state_task_service"
 _LOOK = f"{_STATE}.state_task.service.state_task_service_callback"
 _ERROR = f"{_PARSER}.asl.component.common.error_name.error_name"
 _PASS_ON = (f"{_STATE}.state_parallel.branches_decl", f"{_STATE}.state_map.iteration.iteration_worker")
-_CALLBACKS = f"{_PARSER}.asl.eval.callback.callback"
 _RETRIER = f"{_PARSER}.asl.component.common.retry.retrier_decl"
 _WAIT = f"{_PARSER}.asl.component.state.wait.wait_function.wait_function"
 QUICK = 1 / 60
@@ -67,14 +66,12 @@ def opened() -> Iterator[BatchService]:
         for name, made in (("_normalise_parameters", _to_service), ("_normalise_response", _from_service)):
             undo.callback(setattr, task, name, getattr(task, name))
             setattr(task, name, made)
-        pool = importlib.import_module(_CALLBACKS).CallbackPoolManager
         for module, name, made in (
-            (pool, "get", _fresh(pool.get)),
             *(
                 (importlib.import_module(each), "CustomErrorName", importlib.import_module(_ERROR).ErrorName)
                 for each in _PASS_ON
             ),
-            (importlib.import_module(_LOOK), "_DELAY_SECONDS_SYNC_CONDITION_CHECK", 0.05),
+            (importlib.import_module(_LOOK).StateTaskServiceCallback, "_eval_sync", _job_ended),
             (
                 importlib.import_module(_RETRIER),
                 "time",
@@ -87,14 +84,16 @@ def opened() -> Iterator[BatchService]:
         yield service
 
 
-def _fresh(get: Callable[..., Any]) -> Callable[..., Any]:
-    def found(pool: Any, callback_id: str) -> Any:
-        endpoint = get(pool, callback_id)
-        if endpoint is not None and endpoint.get_outcome() is None:
-            endpoint._notify_event = threading.Event()
-        return endpoint
-
-    return found
+def _job_ended(
+    task: Any, env: Any, sync_resolver: Any, timeout_seconds: Any, callback_endpoint: Any, heartbeat_endpoint: Any
+) -> Any:
+    """Wait for the end of a job, or until the execution is stopped."""
+    while env.is_running():
+        found = sync_resolver()
+        if found:
+            return found
+        time.sleep(0.05)
+    return None
 
 
 def _wait(state: Any, env: Any, wait_seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -74,6 +74,21 @@ def aws(machines, monkeypatch, tmp_path) -> Iterator[Any]:
     machines.hold = False
 
 
+@pytest.fixture
+def client(machines) -> Iterator[Callable[[str], Any]]:
+    """Returns boto3's own clients, which are closed in the end."""
+    clients: dict[str, Any] = {}
+
+    def client_of(name: str) -> Any:
+        if name not in clients:
+            clients[name] = machines.client(name)
+        return clients[name]
+
+    yield client_of
+    for each in clients.values():
+        each.close()
+
+
 def made(source: str, options: dict[str, Any] | None = None, **more: Any) -> tuple[StepFunctions, Any]:
     target = target_of(StepFunctions, options or {})
     assert isinstance(target, StepFunctions)
@@ -107,7 +122,7 @@ def test_what_is_asked_before(aws) -> None:
     assert "cannot be reached" in told(target, deployment)
 
 
-def test_what_is_made_found_and_removed(aws, machines) -> None:
+def test_what_is_made_found_and_removed(aws, machines, client) -> None:
     target, deployment = made(PLAIN, name="plain")
     lines = target.apply(deployment, target.compile(deployment))
     assert any("stateMachine:plain" in line for line in lines)
@@ -117,14 +132,14 @@ def test_what_is_made_found_and_removed(aws, machines) -> None:
     assert (record.flow, record.token, record.schedule) == ("PlainFlow", "flow-0-abcdefgh", "0 6 * * MON-FRI")
     assert [one.name for one in target.deployed()] == ["plain"]
     assert target.deployed("OtherFlow") == []
-    definitions = machines.client("batch").describe_job_definitions(status="ACTIVE")["jobDefinitions"]
+    definitions = client("batch").describe_job_definitions(status="ACTIVE")["jobDefinitions"]
     mine = [one for one in definitions if "--datastore-root" in json.dumps(one)]
     assert {one["containerProperties"]["resourceRequirements"][0]["type"] for one in mine} == {"VCPU"}
 
     # Deployed again as it is, nothing is registered twice; without a schedule and an event, these are gone.
     before = len(definitions)
     target.apply(deployment, target.compile(deployment))
-    batch, scheduler, events = (machines.client(name) for name in ("batch", "scheduler", "events"))
+    batch, scheduler, events = (client(name) for name in ("batch", "scheduler", "events"))
     assert len(batch.describe_job_definitions(status="ACTIVE")["jobDefinitions"]) == before
     assert len(scheduler.list_schedules()["Schedules"]) == len(events.list_rules()["Rules"]) == 1
     _, quiet = made(QUIET, name="plain")
@@ -158,12 +173,12 @@ def test_what_is_made_found_and_removed(aws, machines) -> None:
         target.trigger(record, {"alpha": "x" * 9000})
 
 
-def test_what_others_have_made_is_left_alone(aws, machines) -> None:
+def test_what_others_have_made_is_left_alone(aws, client) -> None:
     target, deployment = made(PLAIN, name="plain")
-    client, scheduler = machines.client("stepfunctions"), machines.client("scheduler")
+    states, scheduler = client("stepfunctions"), client("scheduler")
     plain = json.dumps({"Comment": "mine", "StartAt": "a", "States": {"a": {"Type": "Succeed"}}})
     role = "arn:aws:iam::123456789012:role/mine"
-    client.create_state_machine(name="other", definition=plain, roleArn=role)
+    states.create_state_machine(name="other", definition=plain, roleArn=role)
     assert target.deployed() == []
     with pytest.raises(UsageError, match="not made by flowkit"):
         target.find("other")
