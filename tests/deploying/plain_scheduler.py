@@ -97,16 +97,21 @@ class PlainScheduler:
         raise TaskFailed(step)
 
     def _gang(self, step: str, place: Coordinates, size: int) -> None:
+        """Start all nodes of a gang, and all of them again where one has failed."""
         plan = self.deployment.steps[step]
         prefix = "".join(f"{index}." for index in place.indices)
-        nodes = []
-        for index in range(size):
-            told = {port.PREFIX: prefix, port.GANG: str(size), "JOB_COMPLETION_INDEX": str(index)}
-            nodes.append(self._start(plan.command, {**plan.environment, **told}))
-        ends = [(process.communicate(timeout=120)[0], process.returncode) for process in nodes]
-        self.output += "".join(text for text, _ in ends)
-        if any(status for _, status in ends):
-            raise TaskFailed(step)
+        for attempt in range(plan.tries):
+            nodes = []
+            for index in range(size):
+                told = {port.PREFIX: prefix, port.GANG: str(size), "JOB_COMPLETION_INDEX": str(index)}
+                nodes.append(self._start(plan.command, {**plan.environment, port.ATTEMPT: str(attempt), **told}))
+            ends = [(process.communicate(timeout=120)[0], process.returncode) for process in nodes]
+            self.output += "".join(text for text, _ in ends)
+            if not any(status for _, status in ends):
+                return
+            if any(status == port.FINAL for _, status in ends):
+                break
+        raise TaskFailed(step)
 
     def container(self, step: str, task: str, command: tuple[str, ...], told: Mapping[str, str]) -> int:
         """Start one container, wait for its end and return its exit status."""
