@@ -130,10 +130,10 @@ def run_on_argo(
     seconds : float
         How long it may take.
     """
-    user.run(target, "create", *create, flow=flow, check=True)
+    user.run(target, "create", *create, flow=flow, check=True, timeout=seconds)
     words = [word for name, value in (parameters or {}).items() for word in (f"--{name}", _text(value))]
     file_of_id = user.home / f"id-{uuid.uuid4().hex}"
-    user.run(target, "trigger", *words, "--run-id-file", str(file_of_id), flow=flow, check=True)
+    user.run(target, "trigger", *words, "--run-id-file", str(file_of_id), flow=flow, check=True, timeout=seconds)
     run = file_of_id.read_text().strip()
     return ended(argo, run.rpartition("/")[2], seconds=seconds)
 

@@ -411,8 +411,8 @@ def test_what_tells_others_of_a_run_that_has_succeeded_is_heard(monkeypatch: pyt
         container = replace(templates["tell-finished"], known, strict=True)["container"]
         env = {"PATH": os.environ["PATH"], "FLOWKIT_ARGO_EVENTS_TOKEN": "open-sesame"}
         command = [word.replace("$$", "$") for word in container["command"]]
-        subprocess.run([sys.executable, *command[1:]], check=True, timeout=60, env=env)
-        thread.join(60)
+        subprocess.run([sys.executable, *command[1:]], check=True, timeout=240, env=env)
+        thread.join(240)
     ((body, authorization),) = heard
     assert authorization == "Bearer open-sesame"
     assert re.fullmatch(r"flowkit\.digits\.user\.\w+\.Linear\.end", body["name"])

@@ -130,7 +130,9 @@ LOOK = """
 def everything(user: Any, *pathspecs: str) -> list[dict[str, dict[str, str]]]:
     """Every artifact of runs, by task."""
     user.write("look.py", LOOK)
-    return [json.loads(line) for line in user.run(*pathspecs, flow="look.py", check=True).stdout.splitlines()]
+    return [
+        json.loads(line) for line in user.run(*pathspecs, flow="look.py", check=True, timeout=240).stdout.splitlines()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_flow_with_everything_comes_to_the_same_artifacts_as_run(request, argo
     word = 'it\'s "$(HOME)" $$ {curly}'
     done = run_on_argo(here, argo, parameters={"alpha": 5, "word": word}, target=target)
     assert done.state == "succeeded", argo.tell(done.workflow)
-    here.run("run", "--alpha", 5, "--word", word, check=True)
+    here.run("run", "--alpha", 5, "--word", word, check=True, timeout=240)
     deployed, local = everything(here, done.pathspec, "Rich/1")
     assert deployed == local
     assert "1015, 2, True" in local["end/0"]["result"]
@@ -205,7 +207,7 @@ def test_a_run_that_fails_is_not_tried_in_vain_ended_and_told_of(folder_user, ar
         print(run.status, run["bad"].task.exception)
     """
     folder_user.write("look.py", look)
-    shown = folder_user.run(done.pathspec, flow="look.py", check=True).stdout
+    shown = folder_user.run(done.pathspec, flow="look.py", check=True, timeout=240).stdout
     assert shown.startswith("failed Traceback")
     assert "broken for good" in shown
     cron = kubernetes_api.store.get("cronworkflows", "default", "failing")
@@ -223,7 +225,7 @@ SLOW = """
         @step
         def start(self):
             print("begun", flush=True)
-            time.sleep(120)
+            time.sleep(600)
             self.next(self.end)
 
         @step
@@ -239,14 +241,14 @@ SLOW = """
 @pytest.mark.deploying
 def test_a_run_is_suspended_and_stopped(folder_user, argo, kubernetes_api) -> None:
     folder_user.write("flow.py", SLOW)
-    folder_user.run("argo-on-folder", "create", check=True)
-    folder_user.run("argo-on-folder", "trigger", "--run-id-file", "id", check=True)
+    folder_user.run("argo-on-folder", "create", check=True, timeout=240)
+    folder_user.run("argo-on-folder", "trigger", "--run-id-file", "id", check=True, timeout=240)
     run = (folder_user.path / "id").read_text().strip().rpartition("/")[2]
     until(lambda: [pod for pod in kubernetes_api.pods() if b"begun" in kubernetes_api.words(pod)])
-    folder_user.run("argo-on-folder", "suspend", run, check=True)
-    assert "suspended" in folder_user.run("argo-on-folder", "status", run, check=True).stdout
-    folder_user.run("argo-on-folder", "unsuspend", run, check=True)
-    folder_user.run("argo-on-folder", "terminate", run, check=True)
+    folder_user.run("argo-on-folder", "suspend", run, check=True, timeout=240)
+    assert "suspended" in folder_user.run("argo-on-folder", "status", run, check=True, timeout=240).stdout
+    folder_user.run("argo-on-folder", "unsuspend", run, check=True, timeout=240)
+    folder_user.run("argo-on-folder", "terminate", run, check=True, timeout=240)
     done = ended(argo, run)
     assert done.state == "cancelled"
     assert argo.tell(done.workflow)[f"{done.workflow}.onExit.end-of-run"] == "Succeeded"
@@ -257,14 +259,14 @@ def test_a_run_is_suspended_and_stopped(folder_user, argo, kubernetes_api) -> No
         print(Run(sys.argv[1]).status)
     """
     folder_user.write("look.py", look)
-    assert folder_user.run(done.pathspec, flow="look.py", check=True).stdout == "cancelled\n"
-    folder_user.run("argo-on-folder", "delete", check=True)
+    assert folder_user.run(done.pathspec, flow="look.py", check=True, timeout=240).stdout == "cancelled\n"
+    folder_user.run("argo-on-folder", "delete", check=True, timeout=240)
     assert kubernetes_api.store.items("workflowtemplates") == []
 
 
 def until(done: Callable[[], Any]) -> None:
     """Wait for something to be true."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.05)
