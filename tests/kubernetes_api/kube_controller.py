@@ -281,7 +281,7 @@ class Controller:
         pods = {
             pod_name: pod
             for pod_name, pod in self._pods_of.get(f"{namespace}/{name}", {}).items()
-            if pod["metadata"]["ownerReferences"][0]["uid"] == uid
+            if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences") or ())
         }
         if "podFailurePolicy" in spec:
             self.crons.sync(job, pods)
@@ -355,7 +355,10 @@ class Controller:
             self._jobs.pop((namespace, name), None)
 
     def _count(self, pod: dict[str, Any], *, failed: bool) -> None:
-        owner = pod["metadata"]["ownerReferences"][0]["uid"]
+        owners = pod["metadata"].get("ownerReferences")
+        if not owners:  # somebody made it that looks after it alone
+            return
+        owner = owners[0]["uid"]
         index = index_of(pod)
         try:
             job = self.store.get("jobs", pod["metadata"]["namespace"], pod["metadata"]["labels"].get(JOB_NAME, ""))

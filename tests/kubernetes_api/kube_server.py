@@ -289,6 +289,8 @@ class KubernetesApi:
         if method == "PUT":
             return self._replace(resource, namespace or "", name, body, query)
         if method == "PATCH":
+            if resource == "pods":  # how they are doing is a resource of its own
+                body = {key: value for key, value in body.items() if key != "status"}
             return self.store.update(resource, namespace or "", name, lambda item: _merge(item, body))
         return self._delete(resource, namespace or "", name, query)
 
@@ -321,7 +323,12 @@ class KubernetesApi:
         if problems:
             raise Refusal(422, "Invalid", f'{kind} "{body["metadata"].get("name")}" is invalid: {", ".join(problems)}')
         metadata = {**body["metadata"], "namespace": namespace}
-        made = {**body, "metadata": metadata, "status": {}} if resource != "secrets" else {**body, "metadata": metadata}
+        status = {"phase": "Pending"} if resource == "pods" else {}
+        made = (
+            {**body, "metadata": metadata, "status": status}
+            if resource != "secrets"
+            else {**body, "metadata": metadata}
+        )
         return self.store.create(resource, made)
 
     def _replace(self, resource: str, namespace: str, name: str, body: Any, query: dict[str, str]) -> dict[str, Any]:
