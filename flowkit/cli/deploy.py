@@ -9,6 +9,7 @@ import click
 
 from flowkit.cli.group import Group
 from flowkit.cli.parameters import parameter_options
+from flowkit.cli.seconds import Seconds
 from flowkit.cli.session import Session
 from flowkit.deployer.target import CreateOption, Target
 from flowkit.deployer.targets import make_target, target_class
@@ -80,8 +81,16 @@ def add_commands(group: Group, session: Session, cls: type[Target]) -> None:
 
 def _name_option() -> click.Option:
     return click.Option(
-        ["--name"], help="What it is called there. Default: after the flow (and its @project's branch)."
+        ["--name"],
+        callback=_some_text,
+        help="What it is called there. Default: after the flow (and its @project's branch).",
     )
+
+
+def _some_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value == "":  # of an unset variable of a shell: what another deployment is called may follow from it
+        raise click.BadParameter("it is empty; leave it out for the default", ctx, param)
+    return value
 
 
 def _named(given: Mapping[str, Any]) -> str | None:
@@ -128,7 +137,7 @@ def create_options(own: Sequence[CreateOption]) -> list[click.Parameter]:
         ),
         click.Option(
             ["--workflow-timeout"],
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(min=0, min_open=True),
             metavar="SECONDS",
             help="How long a run may take.",
         ),

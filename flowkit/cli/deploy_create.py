@@ -170,10 +170,6 @@ class _Creation:
         from flowkit.datastore.layout import deployment_file
         from flowkit.deployer.capabilities import refusals
 
-        try:
-            deployment_file(self._target.name, deployment.name)
-        except FlowkitError as error:
-            wrong.problems.append(Problem(error.headline, hint="give another name: --name"))
         if self._order.name is not None and deployment.project is not None:
             where = next(
                 (item.location for item in self._session.definition.decorators if item.name == "project"), None
@@ -185,7 +181,13 @@ class _Creation:
         if self._target.client_run and any(len(word) > _LONGEST_WORD for word in _config_words(self._session)):
             headline = f"the flow's configs have more than {_LONGEST_WORD:,} characters, too many to start a run with"
             wrong.problems.append(Problem(headline, hint="keep what is large in a file that a step reads"))
-        found = [*self._unfit, *refusals(self._target.name, deployment), *self._target.problems(deployment)]
+        of_target = self._target.problems(deployment)
+        found = [*self._unfit, *refusals(self._target.name, deployment), *of_target]
+        try:
+            deployment_file(self._target.name, deployment.name)
+        except FlowkitError as error:
+            if not any(deployment.name[:20] in problem.headline for problem in of_target):  # which tells more
+                found.append(Problem(error.headline, hint="give another name: --name"))
         wrong.problems += found
         if not found:
             wrong.tried(lambda: self._target.compile(deployment))

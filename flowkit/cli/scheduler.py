@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowkit.cli.console import Console
+from flowkit.cli.seconds import Seconds
 from flowkit.datastore.root import open_storage
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def command(console: Console) -> click.Command:
         click.Option(["--datastore-root"], help="Where the datastore is. Default: the nearest .flowkit."),
         click.Option(["--once"], is_flag=True, help="Look once, start what is due, and end: for a cron of your own."),
         click.Option(["--until-idle"], is_flag=True, help="End when nothing is due and no run goes on."),
-        click.Option(["--poll"], type=click.FloatRange(0.05, 600), metavar="SECONDS", help=_POLL),
+        click.Option(["--poll"], type=Seconds(0.05, 600), metavar="SECONDS", help=_POLL),
         click.Option(
             ["--max-runs"],
             type=click.IntRange(1),

@@ -52,8 +52,11 @@ def one_line(text: str, limit: int | None = None) -> str:
 
 
 def moment(when: float | None) -> str:
-    """Return a time in local time: ``2024-05-31 14:03:59``; a dash for None."""
-    return "-" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    """Return a time in local time: ``2024-05-31 14:03:59``; a dash for None, and for what no calendar has."""
+    try:
+        return "-" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    except (ValueError, OverflowError, OSError):  # a number that somebody else wrote
+        return "-"
 
 
 def duration(seconds: float | None) -> str:

@@ -9,13 +9,13 @@ named counts as written now, so that a sweep spares it for a day.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flowkit.datastore.layout import blob_file, deployment_file, deployments_folder
 from flowkit.datastore.sealed import Damaged, create_sealed, read_sealed, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
 from flowkit.deployer.target import DeploymentRecord
-from flowkit.exceptions import Conflict, DataError, FlowkitError
+from flowkit.exceptions import Conflict, DataError, FlowkitError, InvalidPathspec
 from flowkit.runtime.template import read_template
 
 _TRIES = 20
@@ -54,11 +54,12 @@ def write_record(storage: Storage, record: DeploymentRecord) -> None:
 
 
 def read_record(storage: Storage, target: str, name: str) -> DeploymentRecord | None:
-    """Return the record of a deployment; None where there is none, or a damaged one."""
+    """Return the record of a deployment; None where there is none, or a damaged one, or one of something else."""
     try:
-        return DeploymentRecord.from_json(read_sealed(storage, deployment_file(target, name)))
+        found = DeploymentRecord.from_json(read_sealed(storage, deployment_file(target, name)))
     except Damaged:
         return None
+    return found if found is not None and (found.target, found.name) == (target, name) else None
 
 
 def delete_record(storage: Storage, target: str, name: str) -> None:
@@ -69,16 +70,34 @@ def delete_record(storage: Storage, target: str, name: str) -> None:
         _spare(storage, known)
 
 
-def read_records(storage: Storage, target: str | None = None) -> Iterator[DeploymentRecord]:
-    """Yield the records of what is deployed, to one target or to all."""
+def read_records(
+    storage: Storage, target: str | None = None, damaged: Callable[[str], object] | None = None
+) -> Iterator[DeploymentRecord]:
+    """Yield the records of what is deployed, to one target or to all.
+
+    Parameters
+    ----------
+    storage : Storage
+    target : str, optional
+    damaged : callable, optional
+        Is given the name of each whose record cannot be read.
+    """
     folder = deployments_folder()
     for each in [target] if target is not None else sorted(storage.children(folder)):
         for file in sorted(storage.children(f"{folder}/{each}")):
             name = file.removesuffix(".json")
-            if name != file:
+            if name == file:
+                continue
+            try:
                 record = read_record(storage, each, name)
-                if record is not None:
-                    yield record
+            except InvalidPathspec:  # a stranger's file
+                continue
+            if record is not None:
+                yield record
+            elif (
+                damaged is not None and storage.info(deployment_file(each, name)) is not None
+            ):  # else removed meanwhile
+                damaged(name)
 
 
 def _spare(storage: Storage, record: DeploymentRecord) -> None:

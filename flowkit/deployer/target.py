@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from flowkit.decorators.contract import Attempts, ExecutorRequest
 from flowkit.exceptions import Location, Problem
@@ -37,6 +37,8 @@ from flowkit.model.graph import Graph
 
 ParameterKind = Literal["text", "integer", "number", "boolean", "json"]
 Concurrency = Literal["allow", "forbid", "replace"]
+_LATEST = 1e11
+"""A time, in seconds since the epoch, after which nothing was ever deployed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,10 @@ class DeploymentRecord:
                 for item in known.get("events", ())
             )
             known["created"] = float(known.get("created", 0.0))
+            if not 0 <= known["created"] < _LATEST or known.get("concurrency", "allow") not in get_args(Concurrency):
+                return None
+            if not all(_is_plan(each) for each in known["parameters"]) or not all(map(_is_event, known["events"])):
+                return None
             for name in ("package", "details"):
                 if not isinstance(known.setdefault(name, {}), Mapping):
                     return None
@@ -317,6 +323,19 @@ class DeploymentRecord:
             return cls(**known)
         except (TypeError, ValueError, IndexError, KeyError):
             return None
+
+
+def _is_plan(plan: ParameterPlan) -> bool:
+    """Whether what was read of a parameter has the types that it must have."""
+    texts = (plan.name, plan.attribute, plan.kind, plan.help)
+    return all(isinstance(each, str) for each in texts) and isinstance(plan.default, str | None)
+
+
+def _is_event(event: EventPlan) -> bool:
+    """Whether what was read of an event has the types that it must have."""
+    return isinstance(event.name, str) and all(
+        isinstance(each, str | None) for each in (event.flow, event.project, event.branch)
+    )
 
 
 class Execution(NamedTuple):

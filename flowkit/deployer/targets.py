@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowkit.deployer.target import DeploymentRecord, ParameterPlan, Target
@@ -30,10 +30,26 @@ def target_class(name: str) -> type[Target]:
     """
     dashed = name.replace("_", "-")
     # The packages that are installed are looked through only for a name that is not flowkit's own.
-    found = load("deployers", dashed if dashed in TABLES["deployers"] or dashed in names("deployers") else name)
+    if dashed not in TABLES["deployers"]:
+        known = names("deployers")
+        if dashed not in known:
+            dashed = name
+        if dashed not in known:
+            raise _unknown(name, known)
+    found = load("deployers", dashed)
     if not (isinstance(found, type) and issubclass(found, Target)):
         raise UsageError(f"the plugin '{name}' is no flowkit.deployer.target.Target", "see docs/plugins.md")
     return found
+
+
+def _unknown(name: str, known: Sequence[str]) -> NotFound:
+    """Return what to say of a scheduler that there is none of; its name may be the beginning of one's."""
+    begun = [each for each in known if name and each.startswith(name.lower())]
+    near = f"did you mean '{begun[0]}'?" if len(begun) == 1 else did_you_mean(name, known)
+    all_of_them = f"known: {', '.join(known)}"
+    return NotFound(
+        f"there is no scheduler called {name!r} to deploy to", f"{near} {all_of_them}" if near else all_of_them
+    )
 
 
 def make_target(cls: type[Target], given: Mapping[str, Any], root: str | None = None) -> Target:

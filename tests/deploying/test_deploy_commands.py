@@ -273,7 +273,7 @@ API = """
     assert "no flow file" in refused(usage, lambda: Deployer("none.py"))
     taken = lambda: Deployer("flow.py", False, env={"HOME": "/nonexistent"}).target("folder", "mine").create()
     assert "production token that you do not have" in refused(exceptions.Conflict, taken)
-    assert "no deployer called 'foldr'" in refused(exceptions.NotFound, lambda: deployer.target("foldr"))
+    assert "no scheduler called 'foldr' to deploy to" in refused(exceptions.NotFound, lambda: deployer.target("foldr"))
     assert found.delete()
     assert "no deployment 'mine'" in refused(exceptions.NotFound, lambda: DeployedFlow.from_deployment("mine"))
     gone = refused(exceptions.NotFound, lambda: DeployedFlow.from_deployment("folder/mine"))

@@ -12,7 +12,7 @@ from flowkit.exceptions import NotFound, UsageError
 def test_a_name_is_found_with_dashes_and_underscores():
     assert target_class("local") is LocalTarget
     assert target_class("step_functions") is target_class("step-functions")
-    with pytest.raises(NotFound, match="there is no deployer called 'argo'"):
+    with pytest.raises(NotFound, match="there is no scheduler called 'argo' to deploy to"):
         target_class("argo")
 
 

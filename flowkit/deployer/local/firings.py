@@ -33,6 +33,9 @@ MOST_DECIDED = 100
 RECENT = 50
 """Firings that are remembered though nothing came of them."""
 
+CLOCK_BACK = 3_600.0
+"""Seconds by which a clock is set back that was wrong; by less, it is merely that of another machine."""
+_LATEST = 1e11
 _STAMP = "%Y%m%dT%H%M%SZ"
 _RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z(-[0-9a-f]{4})?|e[0-9a-f]{20}")
 
@@ -187,15 +190,15 @@ class Memory:
         """
         return cls(
             schedule=str(data["schedule"]),
-            looked=float(data["looked"]),
+            looked=_time(data["looked"]),
             source=str(data["source"]),
             read=None if data["read"] is None else int(data["read"]),
-            waiting={str(name): Happened(*item) for name, item in data["waiting"].items()},
+            waiting={str(name): _happened(*item) for name, item in data["waiting"].items()},
             decided=tuple(_firing(item) for item in data["decided"]),
-            active={str(run): float(when) for run, when in data["active"].items()},
-            ended=tuple((str(run), str(why), float(when)) for run, why, when in data["ended"]),
+            active={str(run): _time(when) for run, when in data["active"].items()},
+            ended=tuple((str(run), str(why), _time(when)) for run, why, when in data["ended"]),
             flows={
-                str(name): FlowWatch(float(since), tuple(map(str, runs)), {str(k): float(v) for k, v in seen.items()})
+                str(name): FlowWatch(_time(since), tuple(map(str, runs)), {str(k): _time(v) for k, v in seen.items()})
                 for name, (since, runs, seen) in data["flows"].items()
             },
         )
@@ -298,6 +301,10 @@ def begin(plan: Plan, memory: Memory | None, source: str, newest: Callable[[], i
     if memory is None or found.schedule != text:
         # Never back: whoever still has the record of before must not begin at its creation again.
         found = replace(found, schedule=text, looked=max(found.looked, min(plan.created or now, now)))
+    if found.looked > now + CLOCK_BACK:
+        # The clock was far ahead when the schedule was looked at: nothing would be due until it is there again. What
+        # was started already is not started again, since its run has its id.
+        found = replace(found, looked=now)
     if found.source != source or found.read is None:
         found = replace(found, source=source, read=newest())
     names = {event.name for event in plan.events}
@@ -427,11 +434,25 @@ def _firing(data: Mapping[str, Any]) -> Firing:
     return Firing(
         run=str(data["run"]),
         why=str(data["why"]),
-        when=float(data["when"]),
-        events=tuple((str(name), str(key), float(when), str(kind)) for name, key, when, kind in data["events"]),
+        when=_time(data["when"]),
+        events=tuple((str(name), str(key), _time(when), str(kind)) for name, key, when, kind in data["events"]),
         parameters={str(name): str(text) for name, text in data["parameters"].items()},
-        decided=float(data["decided"]),
+        decided=_time(data["decided"]),
         tries=int(data["tries"]),
-        not_before=float(data["not_before"]),
+        not_before=_time(data["not_before"]),
         after=tuple(map(str, data["after"])),
     )
+
+
+def _happened(name: Any, id: Any, when: Any, kind: Any, data: Any) -> Happened:
+    if not isinstance(data, Mapping):
+        raise ValueError("the data of an event is no object")
+    return Happened(str(name), str(id), _time(when), str(kind), data)
+
+
+def _time(value: Any) -> float:
+    """Return a moment that was read: ``NaN`` is a number in JSON as Python has it, and is before and after nothing."""
+    when = float(value)
+    if not 0 <= when < _LATEST:
+        raise ValueError(f"{value!r} is no moment")
+    return when

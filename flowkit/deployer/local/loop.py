@@ -38,7 +38,7 @@ from flowkit.deployer.local.sources import DATASTORE, Source, Sources, happened
 from flowkit.deployer.local.work import REFUSED, TAKEN, Work, code_name
 from flowkit.deployer.records import read_records
 from flowkit.deployer.target import DeploymentRecord
-from flowkit.exceptions import Conflict, FlowkitError
+from flowkit.exceptions import Conflict, DataError, FlowkitError
 from flowkit.metadata.liveness import owner_is_gone, this_process
 from flowkit.settings import user_name
 
@@ -246,7 +246,10 @@ class Scheduler:
         self._reap()
         self._idle = True
         undecided: set[str] = set()
-        records = list(read_records(self._storage, "local"))
+        damaged: list[str] = []
+        records = list(read_records(self._storage, "local", damaged.append))
+        for name in damaged:
+            self._trouble(name, DataError("the record of this deployment is damaged", "deploy the flow again"))
         for record in records:
             try:
                 undecided.update(self._look_after(record))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flowkit.datastore.layout import schedule_file
 from flowkit.datastore.sealed import Damaged, create_sealed, seal, unseal
 from flowkit.datastore.storage import Missing, Storage
-from flowkit.deployer.local.firings import Memory
+from flowkit.deployer.local.firings import Memory, is_run_of
 from flowkit.exceptions import Conflict, StoreError
 
 _TRIES = 20
@@ -24,8 +24,11 @@ def read_memory(storage: Storage, name: str) -> tuple[Memory | None, str | None]
     except Missing:
         return None, None
     try:
-        return Memory.from_json(unseal(content, f"{storage.root}/{path}")), version
-    except (Damaged, ValueError, TypeError, KeyError, AttributeError):
+        memory = Memory.from_json(unseal(content, f"{storage.root}/{path}"))
+        # A run's id names files: one that this scheduler never gives is somebody else's.
+        ours = all(is_run_of(name, run) for run in (*memory.active, *(each.run for each in memory.decided)))
+        return (memory if ours else None), version
+    except (Damaged, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None, version
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowkit.deployer.local.firings import PAUSES, RECENT, TRIES, Decision, Firing, Memory
+from flowkit.deployer.local.firings import CLOCK_BACK, PAUSES, RECENT, TRIES, Decision, Firing, Memory
 
 PATIENCE = 300.0
 """Seconds for which a run that replaces another waits for that one's end."""
@@ -37,7 +37,9 @@ def ready(
     for firing in memory.decided:
         waits = now - firing.decided < PATIENCE and not begun.isdisjoint(firing.after)
         full = room is not None and len(chosen) >= room and not firing.tries
-        if firing.run in ours or now < firing.not_before or waits or full:
+        # A time that is further away than any pause is one of a clock that was ahead.
+        pauses = now < firing.not_before <= now + CLOCK_BACK
+        if firing.run in ours or pauses or waits or full:
             kept.append(firing)
             continue
         pause = PAUSES[min(firing.tries, len(PAUSES) - 1)]

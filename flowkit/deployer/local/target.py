@@ -30,7 +30,7 @@ from flowkit.deployer.local.sources import Sources
 from flowkit.deployer.local.work import Work
 from flowkit.deployer.records import delete_record, read_record, read_records
 from flowkit.deployer.target import CreateOption, Deployment, DeploymentRecord, Execution, Target
-from flowkit.exceptions import Conflict, FlowkitError, NotFound, Problem, StoreError
+from flowkit.exceptions import Conflict, FlowkitError, MissingExtra, NotFound, Problem, StoreError
 from flowkit.metadata.records import DEPLOYMENT_TAG
 
 LONGEST_NAME = 180
@@ -75,18 +75,17 @@ class LocalTarget(Target):
         from flowkit.model.pathspec import check_part
 
         found = []
-        if len(deployment.name) > LONGEST_NAME:
-            found.append(
-                Problem(
-                    f"the name '{deployment.name}' has {len(deployment.name)} characters, of at most {LONGEST_NAME}",
-                    hint="give another one: --name",
-                )
-            )
+        name, option = deployment.name, "--branch" if deployment.project else "--name"
+        if len(name) > LONGEST_NAME:
+            shown = f"{name[:20]}…{name[-20:]}"
+            headline = f"the name '{shown}' has {len(name)} characters, of at most {LONGEST_NAME}"
+            found.append(Problem(headline, hint=f"give it another one: {option}"))
         else:
             try:
-                check_part(deployment.name)
-            except FlowkitError as error:
-                found.append(Problem(error.headline, hint="give another name: --name"))
+                check_part(name)
+            except FlowkitError:
+                hint = f"letters, digits and _.-+@:, with no dot before them: {option}"
+                found.append(Problem(f"{name!r} cannot be the name of a deployment", hint=hint))
         return found + _schedule_problems(deployment)
 
     def compile(self, deployment: Deployment) -> Any:
@@ -265,8 +264,10 @@ def _schedule_problems(deployment: Deployment) -> list[Problem]:
         return []
     try:
         times = CronTimes(*deployment.schedule)
-    except FlowkitError as error:
+    except MissingExtra as error:
         return [Problem(error.headline, hint=error.hint)]
+    except FlowkitError:
+        return []  # no cron text, or an unknown time zone: that is told of every flow, with its line
     if times.next(0.0) is None:
         return [Problem(f"the schedule '{deployment.schedule.cron}' is never due", hint="mend @schedule(cron=…)")]
     return []
