@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -104,7 +105,6 @@ def _constants(deployment: Deployment, kind: Operators, common: Sequence[str]) -
 
 
 def _dag(deployment: Deployment) -> str:
-    zone = deployment.schedule.timezone if deployment.schedule else None
     defaults: dict[str, Any] = {
         "owner": deployment.user or "flowkit",
         "retries": 2,
@@ -119,7 +119,7 @@ def _dag(deployment: Deployment) -> str:
         "dag_id": deployment.name,
         "description": _line(deployment.description or deployment.title),
         "schedule": Code(_schedule(deployment)),
-        "start_date": Code(f"pendulum.datetime(2024, 1, 1, tz={literal(zone or 'UTC')})"),
+        "start_date": Code(_start(deployment)),
         "catchup": False,
         "max_active_runs": 1 if deployment.concurrency == "forbid" else _MANY_RUNS,
         "max_active_tasks": deployment.max_workers,
@@ -134,6 +134,15 @@ def _dag(deployment: Deployment) -> str:
     arguments["default_args"] = defaults
     lines = "".join(f"    {name}={literal(value, 4)},\n" for name, value in arguments.items())
     return f"{_schedule_imports(deployment)}with DAG(\n{lines}) as dag:"
+
+
+def _start(deployment: Deployment) -> str:
+    """Return when the DAG begins: of a schedule now, or Airflow would carry out the last time before now at once."""
+    created = deployment.record.get("created") or 0.0
+    if deployment.schedule is None or not created:
+        return "pendulum.datetime(2024, 1, 1, tz='UTC')"
+    moment = time.gmtime(float(created))
+    return f"pendulum.datetime({', '.join(str(part) for part in moment[:6])}, tz='UTC')"
 
 
 def asset_uri(event: str) -> str:
