@@ -40,9 +40,7 @@ def test_what_is_derived_is_what_the_scheduler_decides(flow, seed):
 
 
 def test_a_wide_foreach_needs_one_look():
-    graph = graph_of(
-        {"start": "foreach work", "work": "linear join", "join": "join linear end", "end": "end"}
-    )
+    graph = graph_of({"start": "foreach work", "work": "linear join", "join": "join linear end", "end": "end"})
     asked = []
 
     def transition_of(ref: TaskRef) -> Transition:
