@@ -14,7 +14,7 @@ from flowkit.model.cron import to_five_fields
 from flowkit.plugins.argo.dags import TRIGGER_ARGUMENT, dag_templates
 from flowkit.plugins.argo.events import Hearing, finish_template, sensor_document
 from flowkit.plugins.argo.names import Names
-from flowkit.plugins.argo.pods import PROGRAM, Pods
+from flowkit.plugins.argo.pods import PROGRAM, Pods, untemplated
 from flowkit.plugins.kubernetes.manifests import Defaults, literal
 from flowkit.plugins.kubernetes.syntax import OWN_PREFIX, label_value
 
@@ -99,7 +99,7 @@ def run_of(name: str, labels: dict[str, str], arguments: dict[str, str]) -> dict
     """Return the Workflow of a run of a deployment."""
     spec: dict[str, Any] = {"workflowTemplateRef": {"name": name}}
     if arguments:
-        given = [{"name": each, "value": value} for each, value in arguments.items()]
+        given = [{"name": each, "value": untemplated(value)} for each, value in arguments.items()]
         spec["arguments"] = {"parameters": given}
     metadata = {"generateName": f"{name}-", "labels": labels}
     return {"apiVersion": API, "kind": "Workflow", "metadata": metadata, "spec": spec}
@@ -131,7 +131,7 @@ def _arguments(deployment: Deployment, pods: Pods) -> list[dict[str, Any]]:
     for plan in deployment.parameters:
         argument: dict[str, Any] = {"name": plan.attribute}
         if not plan.required or plan.default is not None:
-            argument["value"] = "null" if plan.default is None else plan.default
+            argument["value"] = "null" if plan.default is None else untemplated(plan.default)
         if plan.help:
             argument["description"] = plan.help
         given.append(argument)

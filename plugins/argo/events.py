@@ -12,7 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 from flowkit.deployer.target import Deployment, EventPlan, finish_event
-from flowkit.plugins.argo.pods import RUN_ID, Pods
+from flowkit.plugins.argo.pods import RUN_ID, Pods, untemplated
 from flowkit.plugins.kubernetes.syntax import digest
 
 TOKEN = "FLOWKIT_ARGO_EVENTS_TOKEN"
@@ -120,7 +120,7 @@ def _filled(
             source: dict[str, Any] = {"dependencyName": name, "dataKey": f"body.payload.{_path(key)}"}
             default = defaults.get(attribute)
             if default is not None or attribute not in required:  # where the event does not have the field
-                source["value"] = "null" if default is None else default
+                source["value"] = "null" if default is None else untemplated(default)
             parameters.append({"src": source, "dest": f"spec.arguments.parameters.{len(arguments)}.value"})
             arguments.append({"name": attribute, "value": ""})
     place = f"spec.arguments.parameters.{len(arguments)}.value"

@@ -63,5 +63,3 @@ def _texts(deployment: Deployment) -> Iterator[tuple[str, str, Location | None]]
         for key in ("labels", "annotations", "node_selector"):
             for label, value in (plan.request.resources.get(key) or {}).items():
                 yield f"step '{name}': {key}", f"{label}{value}", where
-    for parameter in deployment.parameters:
-        yield f"the default of the parameter '{parameter.name}'", parameter.default or "", None

@@ -157,6 +157,14 @@ def again(plan: StepPlan) -> dict[str, Any]:
     return {"retryStrategy": strategy}
 
 
+def untemplated(text: str) -> str:
+    """Return a JSON text that means the same and has nothing in it that Argo takes for a variable.
+
+    Two opening braces stand beside each other within a JSON string only, where the second may be written as a number.
+    """
+    return text.replace("{{", "{\\u007b")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as Argo Workflows reads them."""
     return f"{int(seconds)}s" if float(seconds).is_integer() else f"{max(1, round(seconds * 1000))}ms"

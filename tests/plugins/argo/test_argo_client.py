@@ -117,7 +117,12 @@ def test_a_run_is_started_told_suspended_and_stopped(target, kubernetes_api) -> 
     workflow = kubernetes_api.store.get("workflows", "default", name)
     assert workflow["spec"]["arguments"]["parameters"] == [{"name": "alpha", "value": "7"}]
     assert target.execution(record, run).state == "pending"
-    later = target.trigger(record, {})
+    later = target.trigger(record, {"alpha": json.dumps("{{{{workflow.name}}}} {{=1+1}} \\{{")})
+    (given,) = kubernetes_api.store.get("workflows", "default", later.removeprefix("argo-"))["spec"]["arguments"][
+        "parameters"
+    ]
+    assert "{{" not in given["value"]
+    assert json.loads(given["value"]) == "{{{{workflow.name}}}} {{=1+1}} \\{{"
     assert {each.run for each in target.executions(record)} == {run, later}
     assert len(target.executions(record, limit=1)) == 1
 

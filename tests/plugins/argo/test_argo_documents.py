@@ -357,7 +357,6 @@ def test_what_a_run_as_a_whole_is_given() -> None:
         (('cron="30 6 ? * MON-FRI *"', 'cron="30 6 L * ? *"'), "cron of five fields has no L"),
         (('cron="30 6 ? * MON-FRI *"', 'cron="30 6 ? * MON-FRI 2030"'), "cron of five fields has no years"),
         (('"MODE": "fast"', '"MODE": "{{fast}}"'), "step 'train': the environment variable MODE has {{"),
-        (('type=str, default=None', 'default="{{x}}"'), "the default of the parameter 'table' has {{"),
         (("cpu=2,", 'cpu=2, namespace="there",'), None),
         (("        @schedule", '        @trigger(event="data")\n        @schedule'), "an event starts a run whatever"),
     ],

@@ -142,7 +142,7 @@ def everything(user: Any, *pathspecs: str) -> list[dict[str, dict[str, str]]]:
 def test_a_flow_with_everything_comes_to_the_same_artifacts_as_run(request, argo, user, target) -> None:
     here = request.getfixturevalue(user)
     here.write("flow.py", RICH.replace("@HOME@", str(here.home)))
-    word = 'it\'s "$(HOME)" $$ {curly}'
+    word = 'it\'s "$(HOME)" $(FLOWKIT_DATASTORE) $$ {curly} {{{workflow.name}}} {{=1+1}} \\{{x\n%s'
     done = run_on_argo(here, argo, parameters={"alpha": 5, "word": word}, target=target)
     assert done.state == "succeeded", argo.tell(done.workflow)
     here.run("run", "--alpha", 5, "--word", word, check=True, timeout=240)
