@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -46,6 +46,7 @@ def test_schedule_time_zone_policy_and_priority_are_as_airflow_reads_them(
     workspace: Any, tmp_path: Path, python: str
 ) -> None:
     machine = AirflowMachine(python, tmp_path / "airflow")
+    before = datetime.now(timezone.utc)
     file = deploy(
         machine, workspace.write("timed.py", TIMED), tmp_path / "root", "--concurrency", "forbid", "--priority", "5"
     )
@@ -57,6 +58,7 @@ def test_schedule_time_zone_policy_and_priority_are_as_airflow_reads_them(
     lines = machine.airflow("dags", "next-execution", "Timed", "-n", "4").splitlines()
     due = [datetime.fromisoformat(line) for line in lines if re.match(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00$", line)]
     assert len(due) == 4
+    assert due[0] > before, "what was due before the flow was deployed is not carried out"
     for when in due:
         there = when.astimezone(ZoneInfo("Europe/Oslo"))
         assert (there.hour, there.minute, there.weekday() < 5) == (6, 30, True)
