@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from flowkit.cli.seconds import Seconds
 from flowkit.cli.table import moment
-from flowkit.datastore.layout import deployment_file, schedule_file
+from flowkit.datastore.layout import deployment_file, schedule_file, scheduler_lease
 from flowkit.datastore.local import LocalStorage
 from flowkit.datastore.sealed import seal
 from flowkit.deployer.local.firings import CLOCK_BACK, Firing, Memory, Plan, begin, decide, scheduled_run
@@ -134,3 +135,20 @@ def test_no_number_of_seconds(text: str) -> None:
 
 def test_a_time_that_no_calendar_has_is_a_dash() -> None:
     assert {moment(each) for each in (None, float("nan"), 1e300, -1e300)} == {"-"}
+
+
+def test_a_root_that_cannot_be_written_is_not_another_scheduler(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    (tmp_path / scheduler_lease()).mkdir(parents=True)  # also root, whom no permission stops, cannot write there
+    said: list[str] = []
+    ready: list[bool] = []
+    stop = threading.Event()
+
+    def told(line: str) -> None:
+        said.append(line)
+        stop.set()
+
+    Scheduler(storage, told, poll=0.01).run(stop, ready.append)
+    assert ready == []
+    assert len(said) == 1
+    assert str(tmp_path) in said[0]

@@ -160,9 +160,9 @@ class Scheduler:
         try:
             while not stop.is_set():
                 if self._lease is None and not self._become_active(stop):
-                    if not waited and ready is not None:
+                    if not waited and ready is not None and "lease" not in self._troubles:
                         ready(False)
-                    waited = True
+                        waited = True
                     stop.wait(min(self.poll, self._expires_after / 5))
                     continue
                 if ready is not None:

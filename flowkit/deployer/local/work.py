@@ -86,7 +86,7 @@ class Work:
                 )
             except OSError as error:
                 raise StoreError(
-                    f"{command[0]} cannot be started: {error.strerror or error}",
+                    f"{command[0]}: {error.strerror or error}",
                     "deploy the flow again, with --python where that is now",
                 ) from error
         self._processes[firing.run] = (record.name, process)
