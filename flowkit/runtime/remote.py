@@ -25,6 +25,7 @@ from flowkit.runtime.submissions import SubmittedJob
 
 CLOSE_SECONDS = 30.0
 """How long `RemoteExecutor.close` waits for a call that is on its way."""
+_SHORTEST_WAIT = 0.01
 _LONGEST_WAIT = 60.0
 _MOST_EVENTS = 1000
 """Events of one turn of the loop: it reads the results of all of them before it goes on."""
@@ -213,13 +214,14 @@ class RemoteExecutor(Executor):
         if self._stop or self._orders:
             return
         now = time.monotonic()
-        seconds = _LONGEST_WAIT if due is None else min(_LONGEST_WAIT, max(0.0, due - now))
+        # What is overdue may stay so, with nobody there to answer: that must not keep a processor busy.
+        seconds = _LONGEST_WAIT if due is None else min(_LONGEST_WAIT, max(_SHORTEST_WAIT, due - now))
         poller = select.poll()
         poller.register(self._wake_thread[0], select.POLLIN)
         told = self._backend.wait_descriptor() if due is not None else None
         if told is not None:
             poller.register(told, select.POLLIN)
-        ready = poller.poll(int(seconds * 1000) + 1 if seconds else 0)
+        ready = poller.poll(int(seconds * 1000) + 1)
         self._news = any(descriptor == told for descriptor, _ in ready)
         _drain(self._wake_thread[0])
 
