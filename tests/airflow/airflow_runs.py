@@ -218,7 +218,13 @@ def artifacts(root: Path | str, pathspec: str, env: Mapping[str, str] | None = N
     given = {name: value for name, value in os.environ.items() if not name.startswith("FLOWKIT_")}
     given.update(env or {}, FLOWKIT_DATASTORE=str(root))
     done = subprocess.run(
-        [sys.executable, "-c", source, pathspec], env=given, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", source, pathspec],
+        cwd=Path(__file__).parent,  # not the checkout, whose folders would be imported
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)

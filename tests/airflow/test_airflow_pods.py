@@ -11,7 +11,7 @@ from airflow_runs import PYTHONS, AirflowMachine, artifacts, deploy, ended
 sys.path += [str(Path(__file__).parents[1] / "plugins" / "batch"), str(Path(__file__).parents[1] / "kubernetes_api")]
 
 from batch_account import BUCKET
-from batch_service import opened
+from batch_service import BatchService
 from kube_server import KubernetesApi
 
 pytestmark = pytest.mark.xdist_group("batch")
@@ -44,28 +44,28 @@ if __name__ == "__main__":
 """
 
 
-def test_steps_run_as_pods(tmp_path: Path) -> None:
+def test_steps_run_as_pods(tmp_path: Path, account: BatchService) -> None:
     """Those that tell nothing: for the others the provider runs a command in a container beside, which this cluster has
     not."""
+    service = account
     machine = AirflowMachine(PYTHONS[-1], tmp_path / "airflow")
     root = f"s3://{BUCKET}/airflow"
     flow = tmp_path / "pods.py"
     flow.write_text(FLOW, encoding="utf-8")
-    with opened() as service:
-        cluster = KubernetesApi()
-        try:
-            cluster.set(node_environment=service.environment)
-            machine.env.update(service.environment, FLOWKIT_SKIP_INSTALL="true")
-            machine.env["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
-            file = deploy(machine, flow, root, executor="kubernetes")
-            answers = machine.run([(file, {"fate": "well"}), (file, {"fate": "$(bad)"})])
-            well, badly = map(ended, answers)
-        finally:
-            cluster.close()
-        assert (well.state, badly.state) == ("success", "failed")
-        tries = [task[3] for task in answers[1]["tasks"] if task[0] == "start"]
-        assert tries == [2], "not tried again without use"
-        left = artifacts(root, f"Pods/{well.run}", service.environment)
-        assert left["state"] == "succeeded"
-        assert left["tasks"]["end/0"]["word"] == repr("$(HOME) {{ x }}")
-        assert artifacts(root, f"Pods/{badly.run}", service.environment)["state"] == "failed"
+    cluster = KubernetesApi()
+    try:
+        cluster.set(node_environment=service.environment)
+        machine.env.update(service.environment, FLOWKIT_SKIP_INSTALL="true")
+        machine.env["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
+        file = deploy(machine, flow, root, executor="kubernetes")
+        answers = machine.run([(file, {"fate": "well"}), (file, {"fate": "$(bad)"})])
+        well, badly = map(ended, answers)
+    finally:
+        cluster.close()
+    assert (well.state, badly.state) == ("success", "failed")
+    tries = [task[3] for task in answers[1]["tasks"] if task[0] == "start"]
+    assert tries == [2], "not tried again without use"
+    left = artifacts(root, f"Pods/{well.run}", service.environment)
+    assert left["state"] == "succeeded"
+    assert left["tasks"]["end/0"]["word"] == repr("$(HOME) {{ x }}")
+    assert artifacts(root, f"Pods/{badly.run}", service.environment)["state"] == "failed"
