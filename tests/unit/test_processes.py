@@ -76,6 +76,7 @@ def test_a_fit_at_import_starts_tasks_fresh_and_none_hangs(tmp_path):
         text=True,
         timeout=120,
         stdin=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")},
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

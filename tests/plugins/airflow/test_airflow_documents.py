@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flowkit.plugins.airflow.dag_file import dag_file, read_record
 from flowkit.plugins.airflow.names import dag_id, name_problem
 from flowkit.plugins.airflow.plan import plan
 from flowkit.plugins.airflow.target import Airflow
+from flowkit.settings import settings
 
 GOLDEN = Path(__file__).with_name("golden")
 RICH = '''
@@ -89,6 +91,18 @@ class Rich(FlowSpec):
 '''
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Compile as somebody does who has set nothing."""
+    for name in [name for name in os.environ if name.startswith("FLOWKIT_") and "TEST" not in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLOWKIT_HOME", str(tmp_path / "none"))
+    settings(reload=True)
+    yield
+    monkeypatch.undo()
+    settings(reload=True)
+
+
 def made(source: str, executor: str = "local", **options: Any) -> Deployment:
     if executor == "local":
         options.setdefault("python", "/usr/bin/python3")
@@ -100,6 +114,7 @@ def test_the_tasks_of_a_rich_flow(executor: str, monkeypatch: pytest.MonkeyPatch
     """Golden: ``UPDATE_GOLDEN=1`` writes them anew, to be looked at before they are committed."""
     monkeypatch.setenv("FLOWKIT_BATCH_QUEUE", "queue")
     monkeypatch.setenv("FLOWKIT_CONTAINER_IMAGE", "image:1")
+    settings(reload=True)
     deployment = made(RICH, executor, priority=7, concurrency="forbid", max_workers=5, workflow_timeout=3600)
     text = dag_file(deployment)
     assert dag_file(deployment) == text
