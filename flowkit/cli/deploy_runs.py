@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowkit.cli.deploy_create import command_of
 from flowkit.cli.execution import check_files, write_run_id
 from flowkit.cli.parameters import read_given
 from flowkit.cli.session import Session
 from flowkit.deployer.target import DeploymentRecord, Execution, Target
-from flowkit.deployer.targets import checked_parameters, make_target, no_deployment
+from flowkit.deployer.targets import checked_parameters, deployed_to, make_target, no_deployment
 from flowkit.deployer.tokens import check_token
 from flowkit.deployer.values import json_text
 from flowkit.exceptions import FlowInvalid, FlowkitError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from flowkit.datastore.storage import Storage
 
 _STALE_BYTES = 20_000_000
 """Up to what size of the code package it is looked at whether the flow has changed since it was deployed."""
@@ -110,10 +113,8 @@ def _row(execution: Execution) -> list[str]:
 
 def list_deployed(session: Session, cls: type[Target], *, everything: bool, as_json: bool) -> int:
     """List what is deployed to the target."""
-    target = make_target(cls, {}, session.root)
-    records = sorted(
-        target.deployed(None if everything else session.definition.name), key=lambda record: (record.flow, record.name)
-    )
+    found = _deployed(session, cls, None if everything else session.definition.name)
+    records = sorted(found, key=lambda record: (record.flow, record.name))
     if as_json:
         session.console.json([_shown(record) for record in records])
         return 0
@@ -178,7 +179,7 @@ def _find(session: Session, cls: type[Target], name: str | None) -> _Found:
     target = make_target(cls, _details(session, cls, called), session.root)
     record = target.find(called)
     if record is None:
-        deployed = [each.name for each in target.deployed(session.definition.name)]
+        deployed = [each.name for each in _deployed(session, cls, session.definition.name)]
         raise no_deployment(called, cls.label, deployed)
     if record.flow != session.definition.name:
         raise UsageError(
@@ -186,6 +187,15 @@ def _find(session: Session, cls: type[Target], name: str | None) -> _Found:
             "give the name of a deployment of this flow: --name",
         )
     return _Found(target, record)
+
+
+def _deployed(session: Session, cls: type[Target], flow: str | None) -> list[DeploymentRecord]:
+    """Return what is deployed to a target; where there is no datastore, what the target itself finds."""
+    try:
+        storage: Storage | None = session.storage()
+    except FlowkitError:
+        storage = None
+    return deployed_to(cls, storage, flow=flow, root=session.root)
 
 
 def _details(session: Session, cls: type[Target], name: str) -> Mapping[str, Any]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from flowkit.deployer.records import delete_record, read_record, read_records
 from flowkit.deployer.target import DeploymentRecord, Execution, Target
-from flowkit.deployer.targets import checked_parameters, deployed_target, make_target, no_deployment, target_class
+from flowkit.deployer.targets import (
+    checked_parameters,
+    deployed_target,
+    deployed_to,
+    make_target,
+    no_deployment,
+    target_class,
+)
 from flowkit.exceptions import DataError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -264,7 +271,7 @@ class DeployedFlow:
         target = make_target(kind, known.details if known is not None else {})
         record = target.find(name)
         if record is None:
-            raise no_deployment(name, kind.label, [each.name for each in target.deployed()])
+            raise no_deployment(name, kind.label, [each.name for each in deployed_to(kind, storage)])
         return cls(record, metadata)
 
     @classmethod
@@ -303,10 +310,10 @@ class DeployedFlow:
         impl : str, optional
             What this target has. Default: what the datastore remembers, of all targets.
         """
+        storage = _storage()
         if impl is not None:
-            found: Iterable[DeploymentRecord] = make_target(target_class(impl), {}).deployed(flow_name)
+            found: Iterable[DeploymentRecord] = deployed_to(target_class(impl), storage, flow=flow_name)
         else:
-            storage = _storage()
             found = read_records(storage) if storage is not None else ()
         for record in found:
             if flow_name in (None, record.flow):

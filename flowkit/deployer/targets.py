@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flowkit.datastore.storage import Storage
+from flowkit.deployer.records import read_records
 from flowkit.deployer.target import DeploymentRecord, ParameterPlan, Target
-from flowkit.exceptions import NotFound, UsageError, did_you_mean
+from flowkit.exceptions import Conflict, NotFound, UsageError, did_you_mean
 from flowkit.registry import TABLES, load, names
 
 
@@ -68,6 +70,38 @@ def make_target(cls: type[Target], given: Mapping[str, Any], root: str | None = 
 def deployed_target(record: DeploymentRecord) -> Target:
     """Return the target of something deployed, with the options that it was deployed with."""
     return make_target(target_class(record.target), record.details, record.root or None)
+
+
+def deployed_to(
+    cls: type[Target], storage: Storage | None, *, flow: str | None = None, root: str | None = None
+) -> list[DeploymentRecord]:
+    """Return what is deployed to a target: what it finds where it looks, and what the datastore remembers elsewhere.
+
+    A target looks in one place (a namespace, a folder of DAGs) where nothing is said, and something may have been
+    deployed to another one.
+
+    Parameters
+    ----------
+    cls : type
+        The target's class.
+    storage : Storage or None
+        The datastore.
+    flow : str, optional
+        Only of this flow.
+    root : str, optional
+        The datastore, as for `make_target`.
+    """
+    found = {record.name: record for record in make_target(cls, {}, root).deployed(flow)}
+    for known in read_records(storage, cls.name) if storage is not None else ():
+        if known.name in found or flow not in (None, known.flow):
+            continue
+        try:
+            record = deployed_target(known).find(known.name)
+        except Conflict:  # the name is something else's by now
+            continue
+        if record is not None and flow in (None, record.flow):
+            found[record.name] = record
+    return list(found.values())
 
 
 def checked_parameters(record: DeploymentRecord, given: Mapping[str, Any]) -> dict[str, str]:
