@@ -38,7 +38,7 @@ EXIT_CODES: dict[int, str] = {
     2: "the command was not understood: an option, a parameter, a path or a tag is wrong",
     3: "the flow is not valid: see the problems listed",
     4: "not found: no such flow, run, step, task or artifact here",
-    5: "stored data is damaged, missing or cannot be read or written",
+    5: "stored data is damaged, missing or cannot be read or written, or a service refuses or does not answer",
     6: "conflict: somebody else owns the run, or the port",
     70: "a defect in flowkit itself",
     130: "stopped by Ctrl-C, SIGTERM, cancel, or a terminal that was closed",

@@ -14,8 +14,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from flowkit.deployer.target import DeploymentRecord, Execution
-from flowkit.exceptions import FlowkitError, NotFound, UsageError
+from flowkit.exceptions import NotFound, UsageError
 from flowkit.metadata.records import State
+from flowkit.runtime.backend import BackendError
 from flowkit.settings import settings, variable
 
 _SECONDS = 30
@@ -145,12 +146,12 @@ class Rest:
                 f"Airflow at {self._url} does not know it: {_detail(answer)}", "has it read the DAG file yet?"
             )
         if status in (401, 403):
-            raise FlowkitError(
+            raise BackendError(
                 f"Airflow at {self._url} refuses: {_detail(answer)}",
                 "say who you are: FLOWKIT_AIRFLOW_USERNAME and FLOWKIT_AIRFLOW_PASSWORD, or FLOWKIT_AIRFLOW_TOKEN",
             )
         if not 200 <= status < 300:
-            raise FlowkitError(f"Airflow at {self._url} answers {status}: {_detail(answer)}")
+            raise BackendError(f"Airflow at {self._url} answers {status}: {_detail(answer)}")
         return answer
 
     def _authorization(self, api: str) -> dict[str, str]:
@@ -158,7 +159,7 @@ class Rest:
             body = {"username": self._user, "password": self._password or ""}
             status, answer = self._call("POST", "/auth/token", body, {})
             if not 200 <= status < 300 or not isinstance(answer, dict) or "access_token" not in answer:
-                raise FlowkitError(
+                raise BackendError(
                     f"Airflow at {self._url} gives no token to '{self._user}': {_detail(answer)}",
                     "check FLOWKIT_AIRFLOW_USERNAME and FLOWKIT_AIRFLOW_PASSWORD",
                 )
@@ -184,7 +185,7 @@ class Rest:
                 return error.code, _plain(error.read(_LARGEST))
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise FlowkitError(
+            raise BackendError(
                 f"Airflow at {self._url} cannot be reached: {reason}", "check the setting airflow_url"
             ) from error
 

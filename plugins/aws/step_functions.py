@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flowkit.deployer.target import CreateOption, Deployment, DeploymentRecord, Execution, Target
-from flowkit.exceptions import FlowkitError, NotFound, Problem, UsageError
+from flowkit.exceptions import Conflict, NotFound, Problem, UsageError
 from flowkit.metadata.records import State
 from flowkit.plugins.aws.batch import BatchBackend, defaults
 from flowkit.plugins.aws.batch_jobs import tag_problem, tag_value
@@ -207,7 +207,7 @@ class StepFunctions(Target):
 
         Raises
         ------
-        FlowkitError
+        Conflict
             While runs go on: Step Functions ends the executions of a state machine that is deleted. Nothing starts it
             any more then.
         """
@@ -219,7 +219,7 @@ class StepFunctions(Target):
         running = wanted("stepfunctions", "list_executions", stateMachineArn=arn, statusFilter="RUNNING", maxResults=10)
         names = [f"{self.prefix}-{one['name']}" for one in running.get("executions", ())]
         if names:
-            raise FlowkitError(
+            raise Conflict(
                 f"{record.name} is not deleted: runs go on ({', '.join(names)}), and would be ended with it",
                 "no schedule and no event starts it any more; wait for them or terminate them, then delete it again",
             )

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowkit.deployer.target import Deployment
-from flowkit.exceptions import Conflict, FlowkitError
+from flowkit.exceptions import Conflict
 from flowkit.plugins.aws.batch_jobs import Defaults, Place
 from flowkit.plugins.aws.batch_preflight import find_queues
 from flowkit.plugins.aws.event_bridge import short_name
 from flowkit.plugins.aws.step_functions_calls import Account, call, wanted
 from flowkit.plugins.aws.step_functions_jobs import StepJob, job_definition
 from flowkit.plugins.aws.step_functions_limits import MAX_SCHEDULE_NAME
+from flowkit.runtime.backend import BackendError
 from flowkit.settings import settings
 
 _TARGET = "flowkit"
@@ -48,7 +49,7 @@ class Applied:
             try:
                 content = job_definition(job.submission, place, defaults)
             except ValueError as error:
-                raise FlowkitError(f"step '{job.submission.step}' cannot run on AWS Batch: {error}") from error
+                raise BackendError(f"step '{job.submission.step}' cannot run on AWS Batch: {error}") from error
             name = job.job.definition
             known = wanted("batch", "describe_job_definitions", jobDefinitionName=name, status="ACTIVE")
             there = max(known.get("jobDefinitions", ()), key=lambda one: one.get("revision", 0), default=None)
@@ -114,7 +115,7 @@ class Applied:
             answer = wanted("events", "put_targets", Rule=rule["Name"], Targets=[target])
             if answer.get("FailedEntryCount"):
                 failed = answer["FailedEntries"][0]
-                raise FlowkitError(f"EventBridge refuses a target: {failed.get('ErrorMessage')}")
+                raise BackendError(f"EventBridge refuses a target: {failed.get('ErrorMessage')}")
         _remove_rules(self._deployment.name, self._arn, keep=names)
         return [f"rule {rule['Name']}: {rule['EventPattern']}" for rule in self._document["rules"]]
 

@@ -8,6 +8,7 @@ from flowkit.exceptions import FlowkitError
 from flowkit.plugins.aws import session
 from flowkit.plugins.aws.batch_calls import explained
 from flowkit.plugins.aws.errors import code_of, retried
+from flowkit.runtime.backend import BackendError
 
 LABELS = {
     "stepfunctions": "AWS Step Functions",
@@ -44,7 +45,7 @@ def call(service: str, operation: str, *, absent: tuple[str, ...] = (), **parame
 
     Raises
     ------
-    FlowkitError
+    BackendError
         If it did not work, with what to do about it.
     """
     try:
@@ -62,7 +63,7 @@ def call(service: str, operation: str, *, absent: tuple[str, ...] = (), **parame
         hint = known.hint
         if hint and "docs/batch.md" in hint:
             hint = "docs/step_functions.md lists what the credentials have to allow"
-        raise FlowkitError(headline, hint) from error
+        raise BackendError(headline, hint) from error
     return answer
 
 
