@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,3 +165,73 @@ def test_without_an_address_airflows_own_command_is_told() -> None:
     with pytest.raises(UsageError) as caught:
         Airflow(given("dag.py")).trigger(RECORD, {})
     assert "airflow dags trigger The.dag" in str(caught.value.hint)
+
+
+NIGHTLY = """
+    from flowkit import FlowSpec, step
+
+
+    class Nightly(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+
+    if __name__ == "__main__":
+        Nightly()
+"""
+
+
+def test_a_dag_is_put_into_a_bucket_found_there_and_removed(workspace: Any, moto_endpoint: str) -> None:
+    boto3 = pytest.importorskip("boto3")
+    account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {"aws_access_key_id": "id", "aws_secret_access_key": "key", "region_name": "us-east-1"}
+    s3 = boto3.client("s3", endpoint_url=moto_endpoint, **keys)
+    bucket = f"dags-{uuid.uuid4().hex}"
+    s3.create_bucket(Bucket=bucket)
+    for name in ("XDG_CACHE_HOME", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        workspace.env.pop(name, None)
+    workspace.env.update(account, FLOWKIT_S3_ENDPOINT_URL=moto_endpoint, FLOWKIT_DATASTORE=f"s3://{bucket}/flowkit")
+    workspace.write("flow.py", NIGHTLY)
+
+    def dags() -> list[str]:
+        return [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix="dags/").get("Contents", ())]
+
+    workspace.run("airflow", "create", f"s3://{bucket}/dags", check=True)
+    assert dags() == ["dags/Nightly.py"]
+    compile(s3.get_object(Bucket=bucket, Key=dags()[0])["Body"].read(), "Nightly.py", "exec")
+    # No setting says where Airflow's DAGs are: the datastore remembers where this one went.
+    (listed,) = json.loads(workspace.run("airflow", "list", "--json", check=True).stdout)
+    assert (listed["name"], listed["details"]["file"]) == ("Nightly", f"s3://{bucket}/dags")
+    told = workspace.run("airflow", "trigger", "--name", "Nightli")
+    assert told.returncode == 4
+    assert "Nightly" in told.stderr
+    workspace.run("airflow", "delete", check=True)
+    assert dags() == []
+    assert json.loads(workspace.run("airflow", "list", "--json", check=True).stdout) == []
+    s3.close()
+
+
+def test_an_airflow_that_does_not_answer_is_no_failed_run(workspace: Any, unused_url: str) -> None:
+    workspace.write("flow.py", NIGHTLY)
+    file = workspace.path / "dags" / "nightly.py"
+    workspace.run("airflow", "create", file, "--executor", "local", check=True)
+    told = workspace.run("airflow", "trigger", env={"FLOWKIT_AIRFLOW_URL": unused_url})
+    assert told.returncode == 5
+    assert "cannot be reached" in told.stderr
+    # What somebody has removed by hand is not listed, though the datastore remembers it.
+    assert [each["name"] for each in json.loads(workspace.run("airflow", "list", "--json").stdout)] == ["Nightly"]
+    file.unlink()
+    assert json.loads(workspace.run("airflow", "list", "--json", check=True).stdout) == []
+
+
+@pytest.fixture
+def unused_url() -> Iterator[str]:
+    """A port that is taken and answers nothing: nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
